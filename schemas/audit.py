@@ -1,0 +1,162 @@
+"""The audit record: what happened to one recipient of one event, in one documented shape.
+
+One document per recipient and transition. Its id is a hash of what it records, so a writer that
+retries cannot write it twice; `accepted` leaves the attempt out, so it exists at most once.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+CATEGORY = "SYSTEMAUDIT"
+MAX_REPLY_CHARS = 512
+
+
+class Outcome(StrEnum):
+    """What became of a recipient.
+
+    accepted      the server answered 2xx to the final dot
+    refused       a permanent refusal of the recipient or the message
+    deferred      a transient failure; it will be tried again
+    throttled     the server or a limit asked for less; it will be tried again, uncharged
+    unconfigured  no SMTP record applies to the event's scope
+    config_fault  the record cannot work: credentials, certificate, STARTTLS, host name
+    in_doubt      the connection ended after the final dot and before its reply
+    expired       `expires_at` passed before delivery
+    suppressed    the recipient is on the suppression list
+    invalid       the event cannot be mailed as it stands
+    exhausted     the retry schedule ended without success
+    parked        set aside for an operator, with its reason
+    """
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    DEFERRED = "deferred"
+    THROTTLED = "throttled"
+    UNCONFIGURED = "unconfigured"
+    CONFIG_FAULT = "config_fault"
+    IN_DOUBT = "in_doubt"
+    EXPIRED = "expired"
+    SUPPRESSED = "suppressed"
+    INVALID = "invalid"
+    EXHAUSTED = "exhausted"
+    PARKED = "parked"
+
+
+class ConfigUsed(BaseModel):
+    """The SMTP record that won, without its secrets."""
+
+    model_config = ConfigDict(frozen=True)
+
+    scope: str
+    name: str
+    version: int
+    fingerprint: str
+    host: str
+    port: int
+
+
+class TlsUsed(BaseModel):
+    """The protection that the connection really had."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    cipher: str
+    verified: bool
+
+
+class Reply(BaseModel):
+    """The SMTP server's words: reply code, enhanced status code (RFC 3463), cleaned text."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: int | None = None
+    enhanced: str | None = None
+    text: Annotated[str, Field(max_length=MAX_REPLY_CHARS)] = ""
+    phase: str | None = None
+
+
+class Timings(BaseModel):
+    """Milliseconds spent in each part; `queued` runs from the event's time to its consumption."""
+
+    model_config = ConfigDict(frozen=True)
+
+    queued_ms: float | None = None
+    resolve_ms: float | None = None
+    render_ms: float | None = None
+    connect_ms: float | None = None
+    transaction_ms: float | None = None
+    total_ms: float | None = None
+
+
+class AuditRecord(BaseModel):
+    """One SYSTEMAUDIT document. Never a body, never a secret."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    timestamp: Annotated[datetime, Field(alias="@timestamp")]
+    category: str = CATEGORY
+    type: str = "email.delivery"
+    outcome: Outcome
+    reason: str | None = None
+    partner: str | None = None
+    org: str | None = None
+    event_id: str
+    event_source: str
+    event_type: str | None = None
+    event_category: str | None = None
+    event_time: datetime | None = None
+    recipient: str | None = None
+    attempt: Annotated[int, Field(ge=1)] = 1
+    config: ConfigUsed | None = None
+    tls: TlsUsed | None = None
+    reply: Reply | None = None
+    remote_queue_id: str | None = None
+    message_id: str | None = None
+    possible_duplicate: bool = False
+    timings: Timings | None = None
+    worker_id: str | None = None
+    trace_id: str | None = None
+    next_attempt_at: datetime | None = None
+
+    @property
+    def document_id(self) -> str:
+        """The deterministic `_id` (see `document_id`)."""
+        return document_id(
+            partner=self.partner,
+            org=self.org,
+            source=self.event_source,
+            event_id=self.event_id,
+            recipient=self.recipient,
+            outcome=self.outcome,
+            attempt=self.attempt,
+        )
+
+    @property
+    def index_month(self) -> str:
+        """``YYYY.MM`` of the event's time in UTC, so that a redelivery finds the same index."""
+        return (self.event_time or self.timestamp).astimezone(UTC).strftime("%Y.%m")
+
+    def to_json(self) -> bytes:
+        """The document as OpenSearch and the embedded store keep it; absent fields are left out."""
+        return orjson.dumps(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def document_id(
+    *,
+    partner: str | None,
+    org: str | None,
+    source: str,
+    event_id: str,
+    recipient: str | None,
+    outcome: Outcome,
+    attempt: int,
+) -> str:
+    """Return the record's `_id`: 40 hex digits over what it records; without the attempt for accepted."""
+    parts = [partner, org, source, event_id, recipient, outcome.value, None if outcome is Outcome.ACCEPTED else attempt]
+    return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:40]

@@ -1,0 +1,179 @@
+"""SMTP records: which server a scope sends through, and how.
+
+One record belongs to one scope. The whole record of the most specific scope wins; fields are
+never merged across scopes, so a partner's password can never travel to an organization's host.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, TypeAdapter, model_validator
+
+from schemas.address import Address
+from schemas.text import RequiredText, TenantName
+
+SMTPS_PORT = 465
+_TENANT: TypeAdapter[str] = TypeAdapter(TenantName)
+
+
+class TlsMode(StrEnum):
+    """How the connection is protected; STARTTLS is required, never opportunistic (RFC 3207)."""
+
+    NONE = "none"
+    STARTTLS = "starttls"
+    SSL = "ssl"
+
+
+class ScopeLevel(StrEnum):
+    """The three levels, least specific first."""
+
+    CONTROLLER = "controller"
+    PARTNER = "partner"
+    ORG = "org"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose mail or record it is: the controller's, a partner's, or a partner's organization's."""
+
+    partner: str | None = None
+    org: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an organization without its partner."""
+        if self.org is not None and self.partner is None:
+            msg = "an org needs its partner"
+            raise ValueError(msg)
+
+    @property
+    def level(self) -> ScopeLevel:
+        """The level this scope stands on."""
+        if self.org is not None:
+            return ScopeLevel.ORG
+        return ScopeLevel.PARTNER if self.partner is not None else ScopeLevel.CONTROLLER
+
+    def lineage(self) -> tuple["Scope", ...]:
+        """This scope and every wider one, most specific first: the order of resolution."""
+        wider = [self]
+        if self.org is not None:
+            wider.append(Scope(self.partner))
+        if self.partner is not None:
+            wider.append(Scope())
+        return tuple(wider)
+
+    def __str__(self) -> str:
+        """``controller``, ``partner:NAME`` or ``org:PARTNER/NAME``, as `parse` reads it."""
+        match self.level:
+            case ScopeLevel.CONTROLLER:
+                return "controller"
+            case ScopeLevel.PARTNER:
+                return f"partner:{self.partner}"
+            case ScopeLevel.ORG:
+                return f"org:{self.partner}/{self.org}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Scope":
+        """Read the form that `str` writes; raise ValueError naming the three forms."""
+        kind, _, rest = text.partition(":")
+        names = rest.split("/") if rest else []
+        try:
+            match kind, names:
+                case "controller", []:
+                    return cls()
+                case "partner", [partner]:
+                    return cls(_TENANT.validate_python(partner))
+                case "org", [partner, org]:
+                    return cls(_TENANT.validate_python(partner), _TENANT.validate_python(org))
+        except ValueError:
+            pass  # the one message below says what all three forms look like
+        msg = "expected controller, partner:NAME or org:PARTNER/NAME (letters, digits, . _ -)"
+        raise ValueError(msg)
+
+
+Host = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=253, pattern=r"^(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?)$"
+    ),
+]
+
+
+class SmtpConfig(BaseModel):
+    """One SMTP record of one scope.
+
+    `timeout_s` bounds each step of the dialogue in seconds, `rate_per_minute` counts mails,
+    `version` only ever goes up within (scope, display name). `retries` is how many times a
+    transient failure is tried again in process (0: never).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    partner: TenantName | None = None
+    org: TenantName | None = None
+    display_name: RequiredText = "default"
+    host: Host
+    port: Annotated[int, Field(ge=1, le=65535)]
+    tls: TlsMode
+    verify_tls: bool = True
+    ca_bundle: str | None = None
+    username: RequiredText | None = None
+    password: SecretStr | None = None
+    from_address: Address | None = None
+    reply_to: Address | None = None
+    allowed_from: tuple[RequiredText, ...] = ()
+    retries: Annotated[int, Field(ge=0, le=20)] = 3
+    max_connections: Annotated[int, Field(ge=1, le=200)] = 4
+    rate_per_minute: Annotated[int, Field(ge=1)] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+    version: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        Scope(self.partner, self.org)
+        if (self.username is None) != (self.password is None):
+            missing, given = ("password", "username") if self.password is None else ("username", "password")
+            msg = f"{given} is set without {missing}: give both, or neither for an anonymous server"
+            raise ValueError(msg)
+        if self.username is not None and self.tls is TlsMode.NONE:
+            msg = "credentials are never sent without TLS: set tls to starttls or ssl, or leave out the credentials"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def scope(self) -> Scope:
+        """The scope that owns the record."""
+        return Scope(self.partner, self.org)
+
+    @property
+    def anonymous(self) -> bool:
+        """True where no credentials are sent."""
+        return self.username is None
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with any field that decides where and how mail is sent.
+
+        The password is left out: a digest of it in the audit would let its readers test guesses.
+        """
+        shown = self.model_dump_json(exclude={"password", "version"})
+        return hashlib.sha256(shown.encode()).hexdigest()[:16]
+
+    def warnings(self) -> tuple[str, ...]:
+        """What an operator should keep seeing about this record; empty where all is well."""
+        found = []
+        if self.anonymous:
+            found.append("anonymous: no credentials are sent; only a server that trusts this network will relay")
+        if self.tls is TlsMode.NONE:
+            found.append("no TLS: mail crosses the network in clear")
+        elif not self.verify_tls:
+            found.append("verify_tls is off: anybody in between can read the mail and the credentials")
+        return tuple(found)
+
+
+def tls_from_flags(port: int, *, use_tls: bool) -> TlsMode:
+    """Translate Rafay's `use_tls`: port 465 speaks TLS at once, any other port by STARTTLS."""
+    if not use_tls:
+        return TlsMode.NONE
+    return TlsMode.SSL if port == SMTPS_PORT else TlsMode.STARTTLS

@@ -1,0 +1,80 @@
+"""Starting native servers: free ports, processes that write to a file, waiting with a deadline."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tests.services.sessions import Process, Session
+from tests.services.ways import ServiceUnavailable
+
+
+def free_port() -> int:
+    """A port on which nothing listens; whoever takes it should do so soon."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a TCP connection to the port is taken."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def spawn(
+    session: Session,
+    command: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    user: str | int | None = None,
+    cwd: Path | None = None,
+) -> Process:
+    """Start a server that survives a Ctrl-C in the terminal, its output in `log`, noted in the session."""
+    switch = {"user": user, "group": user, "extra_groups": []} if user is not None and os.geteuid() == 0 else {}
+    with log.open("ab") as output:
+        child = subprocess.Popen(  # type: ignore[call-overload]
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=env,
+            cwd=cwd,
+            **switch,
+        )
+    child.returncode = 0  # sessions.Process waits for it; Popen need not warn that it is still running
+    process = Process.of(child.pid)
+    if process is None:
+        msg = f"{command[0]} ended at once:\n{tail(log)}"
+        raise ServiceUnavailable(msg)
+    session.register(process)
+    return process
+
+
+def wait_until(
+    ready: Callable[[], bool], *, process: Process | None = None, log: Path | None = None, seconds: float = 90.0
+) -> None:
+    """Poll until ready; raises when the process ends first or the time is over."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if process is not None and not process.alive():
+            msg = f"the server ended while it started:\n{tail(log)}"
+            raise ServiceUnavailable(msg)
+        if time.monotonic() > deadline:
+            msg = f"not ready within {seconds:.0f} s:\n{tail(log)}"
+            raise ServiceUnavailable(msg)
+        time.sleep(0.05)
+
+
+def tail(log: Path | None, lines: int = 30) -> str:
+    """The last lines of a log, for an error message."""
+    if log is None or not log.exists():
+        return "(no log)"
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,307 @@
+"""One event through the core, over fakes: what the queue is told, what the audit holds, what was sent."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from schemas.smtp_config import Scope, SmtpConfig, TlsMode
+from worker.delivery.pipeline import Pipeline, PipelinePorts
+from worker.delivery.ports import Ack, Fault, Incoming, Park, Phase, Return
+from worker.delivery.retry import RetryPolicy
+from worker.errors import SecretUnreadable, StoreUnavailable
+from worker.testing import ACCEPT, FakeMailer, MemoryAudit, StaticConfigs, fault, reply
+
+CONTROLLER = SmtpConfig(host="mx.example.com", port=25, tls=TlsMode.NONE, from_address="noreply@example.com")
+ACME = SmtpConfig(
+    partner="acme", host="mx.acme.example", port=587, tls=TlsMode.STARTTLS, from_address="relay@acme.example"
+)
+DEV = SmtpConfig(
+    partner="acme", org="dev", host="mx.dev.example", port=465, tls=TlsMode.SSL, from_address="dev@acme.example"
+)
+
+BUSY = reply(Phase.RCPT, 451, "4.3.0 try again later")
+UNKNOWN = reply(Phase.RCPT, 550, "5.1.1 no such user")
+LOST_BEFORE = fault(Phase.BODY, Fault.LOST)
+LOST_AFTER = fault(Phase.FINAL, Fault.LOST)
+BAD_LOGIN = reply(Phase.AUTH, 535, "5.7.8 authentication failed")
+
+
+def event(*to: str, id: str = "1", scope: dict[str, str] | None = None, **data: object) -> Incoming:
+    body = {
+        "specversion": "1.0",
+        "id": id,
+        "source": "/tests",
+        "type": "email.requested.v1",
+        "time": "2026-11-20T10:00:00Z",
+        "data": {"to": list(to), "subject": "hello", "text": "hi", "scope": scope or {}, **data},
+    }
+    return Incoming(json.dumps(body).encode(), "application/cloudevents+json")
+
+
+class World:
+    """A pipeline over fakes, with the fakes in reach."""
+
+    def __init__(self, scripts: dict | None = None, records: dict | None = None, **policy: float) -> None:
+        self.mailer = FakeMailer(scripts or {})
+        self.audit = MemoryAudit()
+        self.configs = StaticConfigs({Scope(): CONTROLLER} if records is None else records)
+        ports = PipelinePorts(self.configs, self.mailer, self.audit, self.audit)
+        self.pipeline = Pipeline(
+            ports, worker_id="w1", retry=RetryPolicy(**{"budget_s": 5, "first_wait_s": 0.001, **policy})
+        )
+
+    async def handle(self, incoming: Incoming):
+        return await self.pipeline.handle(incoming)
+
+
+async def test_an_accepted_mail_is_acked_with_one_record_for_each_recipient() -> None:
+    world = World()
+    assert await world.handle(event("a@example.com", "b@example.com")) == Ack()
+    assert world.audit.outcomes() == [("a@example.com", "accepted", 1), ("b@example.com", "accepted", 1)]
+    [record, _] = world.audit.records.values()
+    assert record.config.scope == "controller"
+    assert record.reply.code == 250
+    assert record.remote_queue_id == "4F1A22C0DE"
+    assert record.message_id
+    assert not record.possible_duplicate
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "settlement", "outcomes"),
+    [
+        ("a refusal is final and not retried", [UNKNOWN], Ack(), ["refused"]),
+        (
+            "a transient failure is tried again until it is accepted",
+            [BUSY, BUSY],
+            Ack(),
+            ["deferred", "deferred", "accepted"],
+        ),
+        ("a connection lost before the dot is tried again at once", [LOST_BEFORE], Ack(), ["deferred", "accepted"]),
+        ("a connection lost after the dot is in doubt and not sent again", [LOST_AFTER], "in_doubt", ["in_doubt"]),
+        ("a wrong password is not tried again", [BAD_LOGIN], "config_fault", ["config_fault"]),
+        ("retries end with the record's number of them", [BUSY] * 9, "deferred", ["deferred"] * 3 + ["parked"]),
+    ],
+)
+async def test_what_a_recipient_gets_for_what_the_server_said(name, script, settlement, outcomes) -> None:
+    world = World({"a@example.com": script})
+    found = await world.handle(event("a@example.com"))
+    assert (
+        found == settlement if isinstance(settlement, Ack) else (isinstance(found, Park) and found.reason == settlement)
+    )
+    assert [o for _, o, _ in world.audit.outcomes()] == outcomes
+    assert [a for _, _, a in world.audit.outcomes()] == list(range(1, len(outcomes) + 1))
+
+
+async def test_only_pending_recipients_are_sent_again() -> None:
+    world = World({"b@example.com": [BUSY], "c@example.com": [UNKNOWN]})
+    assert await world.handle(event("a@example.com", "b@example.com", "c@example.com")) == Ack()
+    assert [s.envelope.recipients for s in world.mailer.sent] == [
+        ("a@example.com", "b@example.com", "c@example.com"),
+        ("b@example.com",),
+    ]
+    assert world.audit.outcomes() == [
+        ("a@example.com", "accepted", 1),
+        ("c@example.com", "refused", 1),
+        ("b@example.com", "deferred", 1),
+        ("b@example.com", "accepted", 2),
+    ]
+
+
+async def test_a_deferral_says_when_the_next_attempt_is() -> None:
+    world = World({"a@example.com": [BUSY]})
+    await world.handle(event("a@example.com"))
+    deferred = next(r for r in world.audit.records.values() if r.outcome == "deferred")
+    assert deferred.next_attempt_at > deferred.timestamp
+
+
+async def test_a_recipient_limit_costs_no_retry() -> None:
+    full = reply(Phase.RCPT, 452, "4.5.3 too many recipients")
+    many = [f"r{i}@example.com" for i in range(20)]
+    world = World({r: [full] * i for i, r in enumerate(many)})
+    assert await world.handle(event(*many)) == Ack()
+    assert sum(o == "accepted" for _, o, _ in world.audit.outcomes()) == 20
+
+
+async def test_the_same_event_again_sends_nothing() -> None:
+    world = World({"b@example.com": [UNKNOWN]})
+    for _ in range(3):
+        assert await world.handle(event("a@example.com", "b@example.com")) == Ack()
+    assert len(world.mailer.sent) == 1
+
+
+async def test_a_copy_that_comes_while_the_first_is_in_flight_shares_its_end() -> None:
+    world = World()
+    world.mailer.gate = asyncio.Event()
+    copies = [asyncio.ensure_future(world.handle(event("a@example.com"))) for _ in range(3)]
+    while not world.mailer.sent:
+        await asyncio.sleep(0)
+    world.mailer.gate.set()
+    assert await asyncio.gather(*copies) == [Ack()] * 3
+    assert len(world.mailer.sent) == 1
+
+
+async def test_a_cancelled_delivery_goes_on_and_a_redelivery_joins_it() -> None:
+    world = World()
+    world.mailer.gate = asyncio.Event()
+    first = asyncio.ensure_future(world.handle(event("a@example.com")))
+    while not world.mailer.sent:
+        await asyncio.sleep(0)
+    first.cancel()
+    second = asyncio.ensure_future(world.handle(event("a@example.com")))
+    await asyncio.sleep(0)
+    world.mailer.gate.set()
+    assert await second == Ack()
+    assert len(world.mailer.sent) == 1
+
+
+async def test_the_same_id_of_another_tenant_is_another_event() -> None:
+    world = World(records={Scope(): CONTROLLER, Scope("acme"): ACME})
+    await world.handle(event("a@example.com"))
+    await world.handle(event("a@example.com", scope={"partner": "acme"}))
+    assert [s.config.host for s in world.mailer.sent] == ["mx.example.com", "mx.acme.example"]
+
+
+async def test_an_unknown_redelivery_is_marked_as_a_possible_duplicate() -> None:
+    world = World()
+    incoming = event("a@example.com")
+    await world.handle(Incoming(incoming.body, incoming.content_type, redelivered=True))
+    assert [r.possible_duplicate for r in world.audit.records.values()] == [True]
+
+
+async def test_nothing_is_settled_before_the_audit_is_durable() -> None:
+    world = World()
+    world.audit.hold = asyncio.Event()
+    handled = asyncio.ensure_future(world.handle(event("a@example.com")))
+    while not world.mailer.sent:
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not handled.done()
+    world.audit.hold.set()
+    assert await handled == Ack()
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "path"),
+    [
+        ("no JSON", b"\xff", "body"),
+        ("a list", b"[]", "body"),
+        ("a line break in a subject", event("a@example.com", subject="a\r\nBcc: x@example.com").body, "data.subject"),
+        ("a line break in an address", event("a@example.com\r\nRCPT TO:<x@example.com>").body, "data.to.0"),
+        ("a misspelt field", event("a@example.com", expire_at="2026-01-01T00:00:00Z").body, "data.expire_at"),
+        ("a kind that nobody mails", event("a@example.com").body.replace(b"email.requested.v1", b"nothing.v9"), "type"),
+    ],
+)
+async def test_an_invalid_event_is_recorded_and_parked_with_the_fields_path(name, body, path) -> None:
+    world = World()
+    settlement = await world.handle(Incoming(body, "application/cloudevents+json"))
+    assert isinstance(settlement, Park)
+    assert settlement.reason == "invalid"
+    assert settlement.detail.startswith(path)
+    [record] = world.audit.records.values()
+    assert record.outcome == "invalid"
+    assert path in record.reason
+    assert not world.mailer.sent
+
+
+async def test_without_any_record_the_event_is_unconfigured_and_parked() -> None:
+    world = World(records={})
+    settlement = await world.handle(event("a@example.com", scope={"partner": "acme", "org": "dev"}))
+    assert isinstance(settlement, Park)
+    assert settlement.reason == "unconfigured"
+    assert world.audit.outcomes() == [("a@example.com", "unconfigured", 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "org_enabled", "stored", "host"),
+    [
+        ("org over partner over controller", True, (CONTROLLER, ACME, DEV), "mx.dev.example"),
+        ("the org's record does not count while its feature is off", False, (CONTROLLER, ACME, DEV), "mx.acme.example"),
+        ("partner where the org has none", True, (CONTROLLER, ACME), "mx.acme.example"),
+        ("controller where nobody else has one", True, (CONTROLLER,), "mx.example.com"),
+    ],
+)
+async def test_the_most_specific_record_sends(name, org_enabled, stored, host) -> None:
+    world = World(records={c.scope: c for c in stored})
+    world.configs.org_enabled = org_enabled
+    await world.handle(event("a@example.com", scope={"partner": "acme", "org": "dev"}))
+    assert [s.config.host for s in world.mailer.sent] == [host]
+
+
+async def test_an_expired_event_is_recorded_and_not_sent() -> None:
+    world = World()
+    past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    assert await world.handle(event("a@example.com", expires_at=past)) == Ack()
+    assert world.audit.outcomes() == [("a@example.com", "expired", 1)]
+    assert not world.mailer.sent
+
+
+async def test_not_before_is_waited_for_where_it_is_near_and_parked_where_it_is_far() -> None:
+    world = World(budget_s=5)
+    soon = (datetime.now(UTC) + timedelta(seconds=0.05)).isoformat()
+    far = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    assert await world.handle(event("a@example.com", not_before=soon)) == Ack()
+    parked = await world.handle(event("a@example.com", id="2", not_before=far))
+    assert isinstance(parked, Park)
+    assert parked.reason == "not_before"
+    assert len(world.mailer.sent) == 1
+
+
+async def test_stopping_returns_what_waits_for_a_retry() -> None:
+    world = World({"a@example.com": [BUSY]}, first_wait_s=3)
+    handled = asyncio.ensure_future(world.handle(event("a@example.com")))
+    while not world.audit.records:
+        await asyncio.sleep(0)
+    world.pipeline.stop()
+    assert await handled == Return()
+    assert world.audit.outcomes() == [("a@example.com", "deferred", 1)]
+
+
+async def test_stopping_begins_nothing_new() -> None:
+    world = World()
+    world.pipeline.stop()
+    assert await world.handle(event("a@example.com")) == Return()
+    assert not world.mailer.sent
+
+
+async def test_an_absent_store_is_waited_for() -> None:
+    world = World()
+    failures = iter([StoreUnavailable("locked")])
+
+    def absent_once() -> None:
+        for failure in failures:
+            raise failure
+
+    world.configs.before = absent_once
+    assert await world.handle(event("a@example.com")) == Ack()
+
+
+async def test_an_unreadable_secret_is_a_config_fault_and_no_other_record_is_used_instead() -> None:
+    world = World(records={Scope(): CONTROLLER, Scope("acme"): ACME})
+
+    def unreadable() -> None:
+        raise SecretUnreadable("partner:acme (default): no key opens it")
+
+    world.configs.before = unreadable
+    settlement = await world.handle(event("a@example.com", scope={"partner": "acme"}))
+    assert isinstance(settlement, Park)
+    assert settlement.reason == "config_fault"
+    assert not world.mailer.sent
+
+
+async def test_the_accepted_keep_their_record_when_the_rest_is_parked() -> None:
+    world = World({"b@example.com": [BUSY] * 9})
+    settlement = await world.handle(event("a@example.com", "b@example.com"))
+    assert isinstance(settlement, Park)
+    assert settlement.pending == ("b@example.com",)
+    assert ("a@example.com", "accepted", 1) in world.audit.outcomes()
+    world.mailer.scripts = {}
+    world.mailer._left.clear()
+    assert await world.handle(event("a@example.com", "b@example.com")) == Ack()
+    assert world.mailer.sent[-1].envelope.recipients == ("b@example.com",)
+
+
+def test_the_shipped_acceptance_is_a_final_reply() -> None:
+    assert ACCEPT.phase is Phase.FINAL

@@ -1,0 +1,70 @@
+"""What a setting means, and what a wrong one is told."""
+
+import pytest
+
+from schemas.smtp_config import TlsMode
+from worker.errors import SettingsError
+from worker.settings import load_settings
+
+RAFAY = {
+    "FW_EVENT_SMTP_SERVER_ADDR": "mx.example.com",
+    "FW_EVENT_SMTP_SERVER_PORT": "587",
+    "FW_EVENT_SMTP_SERVER_USERNAME": "u@example.com",
+    "FW_EVENT_SMTP_SERVER_PASSWORD": "geheim",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"POSTBOTE_HTTP_PORT": "zehn"}, "POSTBOTE_HTTP_PORT: "),
+        ({"POSTBOTE_HTTP_HOST": "0.0.0.0"}, "POSTBOTE_HTTP_HOST: the API has no authentication yet"),
+        ({"POSTBOTE_AMQP_URL": "http://x"}, "POSTBOTE_AMQP_URL: expected a URL that begins with amqp://"),
+        ({"ELASTIC_SEARCH_FQDN": "ftp://x"}, "ELASTIC_SEARCH_FQDN: expected a URL"),
+        (
+            {"ES_USER_NAME": "a", "POSTBOTE_OPENSEARCH_USER": "b"},
+            "POSTBOTE_OPENSEARCH_USER and ES_USER_NAME are set to different values",
+        ),
+        ({"ES_USER_NAME": "a"}, "ES_USER_NAME and POSTBOTE_OPENSEARCH_PASSWORD belong together"),
+        ({**RAFAY, "FW_EVENT_SMTP_SERVER_PASSWORD": ""}, "FW_EVENT_SMTP_SERVER_USERNAME, "),
+        ({**RAFAY, "FW_EVENT_SMTP_SERVER_USE_TLS": "false"}, "credentials are never sent without TLS"),
+        ({**RAFAY, "FW_EVENT_SMTP_SERVER_PORT": "99999"}, "FW_EVENT_SMTP_SERVER_PORT: "),
+        ({**RAFAY, "POSTBOTE_CONTROLLER_CA_FILE": "/nowhere.pem"}, "POSTBOTE_CONTROLLER_CA_FILE: No such file"),
+        ({"POSTBOTE_LOG_LEVEL": "loud"}, "POSTBOTE_LOG_LEVEL: "),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_the_variable(environment: dict[str, str], expected: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environment)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("port", "use_tls", "mode"),
+    [("465", "true", TlsMode.SSL), ("587", "true", TlsMode.STARTTLS), ("25", "true", TlsMode.STARTTLS)],
+)
+def test_rafays_use_tls_chooses_by_port(port: str, use_tls: str, mode: TlsMode) -> None:
+    found = load_settings({**RAFAY, "FW_EVENT_SMTP_SERVER_PORT": port, "FW_EVENT_SMTP_SERVER_USE_TLS": use_tls})
+    record = found.controller_record()
+    assert record
+    assert record.tls is mode
+    assert record.verify_tls
+
+
+def test_the_same_thing_set_twice_alike_is_fine() -> None:
+    found = load_settings(
+        {"ELASTIC_SEARCH_FQDN": "os.example.com", "POSTBOTE_OPENSEARCH_URL": "https://os.example.com:9200"}
+    )
+    assert found.opensearch_url == "https://os.example.com:9200"
+
+
+def test_without_a_host_there_is_no_controller_record() -> None:
+    assert load_settings({}).controller_record() is None
+
+
+def test_secrets_do_not_show() -> None:
+    found = load_settings({**RAFAY, "POSTBOTE_SECRET_KEYS": "geheim-1, geheim-2"})
+    assert len(found.secret_keys) == 2
+    assert "geheim" not in repr(found)

@@ -1,0 +1,1 @@
+"""What developers run: generated contracts, the configuration table, the picture."""

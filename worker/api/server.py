@@ -1,0 +1,63 @@
+"""The HTTP application, and serving it inside a loop that others run in, too."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import structlog
+import uvicorn
+from fastapi import APIRouter, FastAPI
+
+from worker import __version__
+from worker.errors import SettingsError
+
+log = structlog.get_logger(__name__)
+
+
+def make_application(routers: Sequence[APIRouter]) -> FastAPI:
+    """Put the routers together; the schema is at /openapi.json, without a page that loads scripts."""
+    application = FastAPI(title="Postbote", version=__version__, docs_url=None, redoc_url=None)
+    for router in routers:
+        application.include_router(router)
+    return application
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the process's own decide in which order things stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(application: FastAPI, host: str, port: int) -> AsyncIterator[int]:
+    """Serve while the block runs; yields the port (a free one where `port` is 0).
+
+    Raises SettingsError where the address cannot be bound.
+    """
+    bound = _bind(host, port)
+    actual = int(bound.getsockname()[1])
+    server = _Server(uvicorn.Config(application, log_config=None, access_log=False, lifespan="off"))
+    running = asyncio.ensure_future(server.serve(sockets=[bound]))
+    log.info("http is listening", host=host, port=actual)
+    try:
+        yield actual
+    finally:
+        server.should_exit = True
+        await running
+        bound.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        msg = f"POSTBOTE_HTTP_PORT: cannot listen on {host}:{port}: {error.strerror} (0 picks a free port)"
+        raise SettingsError(msg) from None
+    return bound

@@ -1,0 +1,1 @@
+"""The audit in OpenSearch: writing, looking up, searching."""

@@ -1,0 +1,101 @@
+"""One record as a bulk carries it, what its item's answer means, and its form as a dead letter."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+import orjson
+
+from schemas.audit import AuditRecord
+from worker.audit.index_template import DEAD_LETTER_MONTH
+from worker.errors import AuditUnavailable
+
+# Plain strings, which a keyword field always takes: a dead letter is still found by them.
+_KEPT_FINDABLE = ("category", "type", "outcome", "partner", "org", "event_id", "event_source", "recipient")
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One call of a writer: its future is done once the `left` records have become none."""
+
+    left: int
+    done: asyncio.Future[None]
+
+    def settle_one(self) -> None:
+        """Count one record as durable."""
+        self.left -= 1
+        if self.left == 0 and not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: AuditUnavailable) -> None:
+        """Tell the writer that not all became durable; a writer who left needs no telling."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One record as it is sent; `payload` is its action line and its document, as NDJSON."""
+
+    index: str
+    document_id: str
+    document: bytes
+    ticket: Ticket
+    dead: bool = False
+    failures: int = 0
+    payload: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compose the lines; index and id are of letters, digits, dots and dashes."""
+        action = f'{{"create":{{"_index":"{self.index}","_id":"{self.document_id}"}}}}\n'
+        self.payload = b"%b%b\n" % (action.encode(), self.document)
+
+
+def entry_of(record: AuditRecord, prefix: str, ticket: Ticket) -> Entry:
+    """Prepare a record for the index of its event's month."""
+    return Entry(f"{prefix}-{record.index_month}", record.document_id, record.to_json(), ticket)
+
+
+class Verdict(Enum):
+    """What becomes of one item of a bulk."""
+
+    DURABLE = auto()
+    AGAIN = auto()
+    DEAD_LETTER = auto()
+
+
+def judge(status: int, *, dead: bool) -> Verdict:
+    """Decide by an item's status; a dead letter has nowhere further to go and is tried again.
+
+    409 is a record that is there already: written before, by us or by another worker.
+    """
+    if status in {200, 201, 409}:
+        return Verdict.DURABLE
+    if dead or status == 429 or status >= 500:  # noqa: PLR2004 # HTTP's own numbers
+        return Verdict.AGAIN
+    return Verdict.DEAD_LETTER
+
+
+def bury(entry: Entry, prefix: str, reason: str) -> Entry:
+    """Turn an entry that cannot be indexed into a dead letter of the same id, for the same writer.
+
+    The record stands in it whole and unindexed; see `restore`.
+    """
+    record = orjson.loads(entry.document)
+    kept = {name: record[name] for name in _KEPT_FINDABLE if isinstance(record.get(name), str)}
+    letter = {"index": entry.index, "error": reason, "record": entry.document.decode()}
+    document = orjson.dumps({"@timestamp": record["@timestamp"], **kept, "dead_letter": letter})
+    return Entry(f"{prefix}-{DEAD_LETTER_MONTH}", entry.document_id, document, entry.ticket, dead=True)
+
+
+def restore(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a found document as the record that was written.
+
+    A dead letter's record also has ``dead_letter``: the index that refused it, and why.
+    """
+    letter = document.get("dead_letter")
+    if not isinstance(letter, Mapping):
+        return document
+    return {**orjson.loads(letter["record"]), "dead_letter": {"index": letter["index"], "error": letter["error"]}}

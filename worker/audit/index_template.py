@@ -1,0 +1,125 @@
+"""The index template of the audit's monthly indices, as data, and its installation.
+
+Each version has a name and a priority of its own, and OpenSearch uses the template of highest
+priority: replicas of two versions that start together cannot overwrite each other's, and what an
+operator changed in an installed template stays.
+"""
+
+from typing import Any
+
+import orjson
+
+from worker.audit.link import Call, OpenSearchLink, RequestRefused
+from worker.errors import AuditUnavailable
+
+VERSION = 1
+DEAD_LETTER_MONTH = "deadletter"
+"""Stands where the month stands in the name of the index that keeps what could not be indexed."""
+
+# Longer than any identifier that an event may carry (256), in characters; what is longer is kept, not indexed.
+_KEYWORD: dict[str, Any] = {"type": "keyword", "ignore_above": 1024}
+_DATE: dict[str, Any] = {"type": "date"}
+_MILLISECONDS: dict[str, Any] = {"type": "float"}
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"dynamic": False, "properties": properties}
+
+
+_PROPERTIES: dict[str, Any] = {
+    "@timestamp": _DATE,
+    "category": _KEYWORD,
+    "type": _KEYWORD,
+    "outcome": _KEYWORD,
+    "reason": {"type": "text", "fields": {"keyword": _KEYWORD}},
+    "partner": _KEYWORD,
+    "org": _KEYWORD,
+    "event_id": _KEYWORD,
+    "event_source": _KEYWORD,
+    "event_type": _KEYWORD,
+    "event_category": _KEYWORD,
+    "event_time": _DATE,
+    "recipient": {**_KEYWORD, "normalizer": "lowercased"},
+    "attempt": {"type": "integer"},
+    "config": _object(
+        scope=_KEYWORD,
+        name=_KEYWORD,
+        version={"type": "integer"},
+        fingerprint=_KEYWORD,
+        host=_KEYWORD,
+        port={"type": "integer"},
+    ),
+    "tls": _object(version=_KEYWORD, cipher=_KEYWORD, verified={"type": "boolean"}),
+    "reply": _object(
+        code={"type": "short"},
+        enhanced=_KEYWORD,
+        text={"type": "text", "fields": {"keyword": _KEYWORD}},
+        phase=_KEYWORD,
+    ),
+    "remote_queue_id": _KEYWORD,
+    "message_id": _KEYWORD,
+    "possible_duplicate": {"type": "boolean"},
+    "timings": _object(
+        queued_ms=_MILLISECONDS,
+        resolve_ms=_MILLISECONDS,
+        render_ms=_MILLISECONDS,
+        connect_ms=_MILLISECONDS,
+        transaction_ms=_MILLISECONDS,
+        total_ms=_MILLISECONDS,
+    ),
+    "worker_id": _KEYWORD,
+    "trace_id": _KEYWORD,
+    "next_attempt_at": _DATE,
+    # The record that could not be indexed, whole: kept and never looked into.
+    "dead_letter": {"type": "object", "enabled": False},
+}
+
+
+def template_name(prefix: str = "systemaudit") -> str:
+    """The name under which this version is installed."""
+    return f"{prefix}-v{VERSION}"
+
+
+def index_template(prefix: str = "systemaudit", auto_expand_replicas: str = "0-1") -> dict[str, Any]:
+    """The body of ``PUT _index_template`` for ``PREFIX-*``.
+
+    Fields that it doesn't name are stored and not indexed, so that no record can grow the mapping.
+    `auto_expand_replicas` "0-1" keeps one node green and more nodes safe.
+    """
+    return {
+        "index_patterns": [f"{prefix}-*"],
+        # Of two templates that match, the longer prefix is the more particular one.
+        "priority": 100 * len(prefix) + VERSION,
+        "version": VERSION,
+        "template": {
+            "settings": {
+                "index": {
+                    "auto_expand_replicas": auto_expand_replicas,
+                    "refresh_interval": "1s",
+                    # The default, and said here because the promise rests on it: an answered write is on disk.
+                    "translog": {"durability": "request"},
+                    "analysis": {"normalizer": {"lowercased": {"type": "custom", "filter": ["lowercase"]}}},
+                }
+            },
+            "mappings": {"dynamic": False, "properties": _PROPERTIES},
+        },
+        "_meta": {"description": "Postbote's SYSTEMAUDIT records, one for each recipient and transition"},
+    }
+
+
+async def ensure_template(link: OpenSearchLink, prefix: str) -> None:
+    """Install this version's template unless it is there.
+
+    Safe from any number of replicas at once. Raises AuditUnavailable.
+    """
+    path = f"/_index_template/{template_name(prefix)}"
+    if await link.request(Call("HEAD", path)):
+        return
+    body = orjson.dumps(index_template(prefix))
+    try:
+        await link.request(Call("PUT", path, body, {"create": "true"}))
+    except RequestRefused as refusal:
+        # Another replica was faster, or it was refused in earnest: only its presence tells.
+        if not await link.request(Call("HEAD", path)):
+            msg = f"OpenSearch does not take the index template {template_name(prefix)}: {refusal}"
+            raise AuditUnavailable(msg) from refusal

@@ -1,0 +1,181 @@
+"""The one place that speaks to opensearch-py.
+
+Everything the library raises becomes an AuditUnavailable here. A RequestRefused is the kind that
+would be refused again word for word; everything else may pass another time.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from opensearchpy import AsyncOpenSearch
+from opensearchpy.exceptions import ImproperlyConfigured, OpenSearchException, TransportError
+
+from worker.audit.health import Health
+from worker.errors import AuditUnavailable
+
+_FIRST_BACKOFF_S = 0.1
+_MAX_BACKOFF_S = 5.0
+# A closing link still tries, and cannot afford long pauses within its grace.
+_CLOSING_BACKOFF_S = 0.2
+_MAX_REASON_CHARS = 300
+_REFUSALS = frozenset({400, 404, 405, 409, 413})
+_CONNECTIONS = 8
+
+
+class RequestRefused(AuditUnavailable):
+    """OpenSearch understood and will not: the same request would be refused again."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        """Keep the HTTP status for whoever can do something else instead."""
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSearchAccess:
+    """Where OpenSearch is and who asks. `url` is http(s)://host:port; `ca_file` a PEM file."""
+
+    url: str
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request; `timeout_s` bounds it from connecting to the last byte of the answer."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = 30.0
+    content_type: str = "application/json"
+
+
+class Transport(Protocol):
+    """What is used of opensearch-py: ``AsyncOpenSearch.transport``; tests bring their own."""
+
+    async def perform_request(
+        self,
+        method: str,
+        url: str,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        timeout: float | None = None,  # noqa: ASYNC109 # the library's name for it
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Return the decoded answer, or for HEAD whether there is one."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+def connect(access: OpenSearchAccess) -> Transport:
+    """Build the library's client; nothing is connected before the first request.
+
+    Raises AuditUnavailable where the CA file cannot be read.
+    """
+    secure: dict[str, Any] = {}
+    if access.url.startswith("https:"):
+        secure = {"verify_certs": access.verify, "ssl_show_warn": False}
+        if access.verify and access.ca_file is not None:
+            secure["ca_certs"] = str(access.ca_file)
+    login = (access.user, access.password) if access.user and access.password else None
+    try:
+        client = AsyncOpenSearch(
+            hosts=[access.url],
+            http_auth=login,
+            max_retries=0,  # retries are decided here, where it is known what is waiting
+            pool_maxsize=_CONNECTIONS,
+            **secure,
+        )
+    except (ImproperlyConfigured, OSError, ValueError) as error:
+        msg = f"OpenSearch cannot be used as configured: {error}"
+        raise AuditUnavailable(msg) from error
+    transport: Transport = client.transport
+    return transport
+
+
+def backoff_s(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: exponential, 5 s at most, jittered by half."""
+    longest = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 10))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 # spreads the replicas' retries, nothing secret
+
+
+class OpenSearchLink:
+    """Requests to one OpenSearch, their errors translated and its failures remembered.
+
+    Whether an answer is a success is for the asker to say: items of it may be refused.
+    """
+
+    def __init__(self, access: OpenSearchAccess, transport: Transport | None = None) -> None:
+        """Connect lazily by `access`, or use the `transport` given."""
+        self.health = Health()
+        self._transport = transport or connect(access)
+        self._closing = asyncio.Event()
+
+    async def request(self, call: Call) -> Any:
+        """Ask once. Raises AuditUnavailable, or RequestRefused where asking again is no use."""
+        try:
+            return await self._transport.perform_request(
+                call.method,
+                call.path,
+                dict(call.params),
+                call.body,
+                timeout=call.timeout_s,
+                headers={"content-type": call.content_type},
+            )
+        except OpenSearchException as error:
+            translated = _translate(error)
+            if not isinstance(translated, RequestRefused):
+                self.health.failed(str(translated))
+            raise translated from error
+
+    async def pause(self, seconds: float) -> None:
+        """Wait; a link that is closing waits only shortly, and one that begins to close is woken."""
+        if self._closing.is_set():
+            await asyncio.sleep(min(seconds, _CLOSING_BACKOFF_S))
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+
+    def begin_close(self) -> None:
+        """From here on pauses are short."""
+        self._closing.set()
+
+    async def close(self) -> None:
+        """Close the connections; nothing may be asked after it."""
+        self.begin_close()
+        await self._transport.close()
+
+
+def _translate(error: OpenSearchException) -> AuditUnavailable:
+    if not isinstance(error, TransportError):
+        return AuditUnavailable(f"OpenSearch gave an answer that cannot be read: {_short(error)}")
+    status = error.status_code
+    if status in _REFUSALS and isinstance(status, int):
+        return RequestRefused(status, f"OpenSearch refused the request: {_short(error)}")
+    match status:
+        case 401:
+            return AuditUnavailable("OpenSearch does not accept the user and password (401)")
+        case 403:
+            return AuditUnavailable(f"OpenSearch does not allow this user what is needed: {_short(error)}")
+        case int():
+            return AuditUnavailable(f"OpenSearch answers {status}: {_short(error)}")
+        case _:
+            return AuditUnavailable(f"OpenSearch cannot be reached: {_short(error)}")
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:_MAX_REASON_CHARS]

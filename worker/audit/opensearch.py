@@ -1,0 +1,74 @@
+"""The audit in OpenSearch, for the worker: one connection that writes records and looks them up."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from schemas.audit import AuditRecord
+from worker.audit.bulk import BulkLimits, BulkWriter
+from worker.audit.health import AuditState
+from worker.audit.link import Call, OpenSearchAccess, OpenSearchLink
+from worker.audit.lookup import RecordLookup
+
+_READY_TIMEOUT_S = 3.0
+_GRACE_S = 5.0
+
+
+class OpenSearchAudit:
+    """Fulfils the core's AuditSink and AuditLookup."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        ca_file: Path | None = None,
+        verify: bool = True,
+        index_prefix: str = "systemaudit",
+        limits: BulkLimits | None = None,
+    ) -> None:
+        """Prepare; nothing is connected before the first request.
+
+        Raises AuditUnavailable where the CA file cannot be read.
+        """
+        self._link = OpenSearchLink(OpenSearchAccess(url, user, password, ca_file, verify))
+        self._writer = BulkWriter(self._link, index_prefix, limits)
+        self._lookup = RecordLookup(self._link, index_prefix)
+
+    async def start(self) -> None:
+        """Return once OpenSearch answers and has the index template, however long that takes."""
+        await self._writer.start()
+
+    async def write(self, records: Sequence[AuditRecord]) -> None:
+        """Return once every record is durable; while OpenSearch is away, wait.
+
+        Raises AuditUnavailable only where this closes first: then nothing is known of the records.
+        """
+        await self._writer.write(records)
+
+    async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
+        """Of `ids` (document id -> ``YYYY.MM``), those that exist; see `RecordLookup.recorded`."""
+        return await self._lookup.recorded(ids)
+
+    async def ready(self) -> None:
+        """Ask once. Raises AuditUnavailable where OpenSearch does not answer within 3 s."""
+        await self._link.request(Call("GET", "/", timeout_s=_READY_TIMEOUT_S))
+        self._link.health.succeeded()
+
+    @property
+    def state(self) -> AuditState:
+        """When OpenSearch last worked, since when it doesn't, and how many records wait."""
+        return self._link.health.state(self._writer.waiting)
+
+    def missing(self) -> str | None:
+        """One line for readiness on what fails now, or None where all is well."""
+        state = self.state
+        if state.failing_since is None:
+            return None
+        return f"failing since {state.failing_since:%H:%M:%S}Z, {state.waiting} records wait: {state.reason}"
+
+    async def close(self, grace_s: float = _GRACE_S) -> None:
+        """Send what waits for up to `grace_s` seconds; what is left raises AuditUnavailable at its writers."""
+        await self._writer.close(grace_s)
+        await self._lookup.close()
+        await self._link.close()

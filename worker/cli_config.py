@@ -1,0 +1,336 @@
+"""``postbote config``: SMTP records from the command line.
+
+Standard output carries the answer, standard error the notices and the one line of an error. Exit
+codes: 0 done, 1 not found or not available now, 2 bad input or setting. No command takes a password as an
+argument, where every user of the host could read it, and none prints one.
+"""
+
+import asyncio
+import os
+import ssl
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import orjson
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig, TlsMode, tls_from_flags
+from worker.errors import PostboteError, SecretKeyMissing, SecretUnreadable, SettingsError
+from worker.store.configs import ConfigStore
+from worker.store.rows import RecordSummary, label
+
+PASSWORD_VARIABLE = "POSTBOTE_SMTP_PASSWORD"  # noqa: S105 # the name of a variable, not a password
+NOT_AVAILABLE = 1
+BAD_INPUT = 2
+_PIPE_WIDTH = 200  # columns of a table that no terminal limits
+_REMEDIES = {"host": "expected a host name or an IP address"}  # where pydantic would quote a pattern
+T = TypeVar("T")
+
+config_app = typer.Typer(help="SMTP records of the controller, partners and orgs.", no_args_is_help=True)
+
+ScopeText = Annotated[str, typer.Option("--scope", help="controller, partner:NAME or org:PARTNER/NAME")]
+AnyScopeText = Annotated[str | None, typer.Option("--scope", help="Only this scope's records")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
+
+
+def open_store() -> AbstractAsyncContextManager[ConfigStore]:
+    """The store that the environment's settings describe, open inside the context."""
+    from worker import app
+    from worker.settings import load_settings
+
+    return app.open_store(load_settings())
+
+
+@config_app.command("set")
+def set_record(  # noqa: PLR0913 # one option for each field of the record
+    *,
+    scope: ScopeText,
+    host: Annotated[str, typer.Option(help="SMTP server's name or address")],
+    port: Annotated[int, typer.Option(help="SMTP server's port, such as 465 or 587")],
+    tls: Annotated[TlsMode | None, typer.Option(help="Default: ssl for port 465, otherwise starttls")] = None,
+    use_tls: Annotated[bool | None, typer.Option("--use-tls/--no-use-tls", help="Instead of --tls")] = None,
+    username: Annotated[str | None, typer.Option(help="User; its password is asked for")] = None,
+    password_stdin: Annotated[bool, typer.Option(help=f"Read it from standard input, not {PASSWORD_VARIABLE}")] = False,
+    from_address: Annotated[str | None, typer.Option("--from", help="From where an event brings none")] = None,
+    reply_to: Annotated[str | None, typer.Option(help="Reply-To where an event brings none")] = None,
+    allowed_from: Annotated[list[str] | None, typer.Option(help="From that events may use; repeatable")] = None,
+    ca_bundle: Annotated[Path | None, typer.Option(help="PEM file of the CA that signed the server")] = None,
+    insecure_skip_verify_tls: Annotated[bool, typer.Option(help="Do not verify the certificate")] = False,
+    retries: Annotated[int | None, typer.Option(help="Retries in process after a transient failure")] = None,
+    max_connections: Annotated[int | None, typer.Option(help="Connections to the server at most")] = None,
+    rate_per_minute: Annotated[int | None, typer.Option(help="Mails a minute at most")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for each step of the dialogue")] = None,
+    name: Annotated[str, typer.Option(help="The record's name in its scope")] = "default",
+    json: Json = False,
+) -> None:
+    """Store a scope's SMTP record, replacing the whole record of that name."""
+    owner = _parse_scope(scope)
+    given = {
+        "partner": owner.partner,
+        "org": owner.org,
+        "display_name": name,
+        "host": host,
+        "port": port,
+        "tls": _choose_tls(port, tls, use_tls=use_tls),
+        "verify_tls": not insecure_skip_verify_tls,
+        "ca_bundle": None if ca_bundle is None else _read_ca(ca_bundle),
+        "username": username,
+        "password": _read_password(username, from_stdin=password_stdin),
+        "from_address": from_address,
+        "reply_to": reply_to,
+        "allowed_from": allowed_from,
+        "retries": retries,
+        "max_connections": max_connections,
+        "rate_per_minute": rate_per_minute,
+        "timeout_s": timeout,
+    }
+    _save(given, as_json=json)
+
+
+@config_app.command("list")
+def list_records(*, scope: AnyScopeText = None, json: Json = False) -> None:
+    """List the stored records; a scope's default comes first and is the one that sends."""
+    owner = None if scope is None else _parse_scope(scope)
+    found = _run(lambda store: store.summaries(owner))
+    if json:
+        _print_json([summary.to_json() for summary in found])
+    elif not found:
+        typer.echo("no SMTP records" if owner is None else f"no SMTP records of {owner}")
+    else:
+        _print_table(found)
+        for summary in found:
+            _print_warnings(summary)
+
+
+@config_app.command("show")
+def show_record(
+    *,
+    scope: ScopeText,
+    name: Annotated[str | None, typer.Option(help="The record's name; without it, the scope's default")] = None,
+    json: Json = False,
+) -> None:
+    """Show a record: everything but its password."""
+    owner = _parse_scope(scope)
+    summary = _pick(_run(lambda store: store.summaries(owner)), owner, name)
+    if json:
+        _print_json(summary.to_json())
+    else:
+        _print_record(summary)
+        _print_warnings(summary)
+
+
+@config_app.command("delete")
+def delete_record(
+    *,
+    scope: ScopeText,
+    name: Annotated[str, typer.Option(help="The record's name in its scope")] = "default",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+) -> None:
+    """Delete a record; where it was its scope's default, the oldest other one follows."""
+    owner = _parse_scope(scope)
+    _pick(_run(lambda store: store.summaries(owner)), owner, name)
+    if not yes:
+        _confirm(f"Delete {label(owner, name)}?")
+    if not _run(lambda store: store.delete(owner, name)):
+        _fail(f"name: {label(owner, name)} is gone already", NOT_AVAILABLE)
+    typer.echo(f"deleted {label(owner, name)}")
+
+
+@config_app.command("feature")
+def org_feature(
+    *,
+    scope: Annotated[str, typer.Option("--scope", help="org:PARTNER/NAME")],
+    on: Annotated[bool, typer.Option("--on/--off", help="Whether the org's own records count")],
+) -> None:
+    """Turn an org's own SMTP records on or off; off is where every org begins."""
+    org = _parse_scope(scope)
+    if org.level is not ScopeLevel.ORG:
+        _fail(f"scope: {org} has no such feature, orgs have: give org:PARTNER/NAME")
+    _run(lambda store: store.set_org_feature(org, on=on))
+    typer.echo(f"SMTP records of {org} are {'on' if on else 'off'}")
+
+
+def _run(work: Callable[[ConfigStore], Awaitable[T]]) -> T:
+    async def inside() -> T:
+        async with open_store() as store:
+            return await work(store)
+
+    with _failing_readably():
+        return asyncio.run(inside())
+
+
+@contextmanager
+def _failing_readably() -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        _fail("\n".join(_explain(error)))
+    except (SettingsError, SecretKeyMissing, SecretUnreadable) as error:
+        _fail(str(error))
+    except PostboteError as error:
+        _fail(str(error), NOT_AVAILABLE)
+
+
+def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    # Without the input: a password may be what was refused.
+    for found in error.errors(include_input=False, include_url=False, include_context=False):
+        path = ".".join(str(part) for part in found["loc"])
+        message = _REMEDIES.get(path, found["msg"].removeprefix("Value error, "))
+        yield f"{path}: {message}" if path else message
+
+
+def _parse_scope(text: str) -> Scope:
+    try:
+        return Scope.parse(text)
+    except ValueError as error:
+        _fail(f"scope: {error}")
+
+
+def _choose_tls(port: int, tls: TlsMode | None, *, use_tls: bool | None) -> TlsMode:
+    if tls is not None and use_tls is not None:
+        _fail("tls: --tls and --use-tls say the same thing in two ways: give one of them")
+    return tls or tls_from_flags(port, use_tls=use_tls is not False)
+
+
+def _read_ca(file: Path) -> str:
+    try:
+        pem = file.read_text("ascii")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except ssl.SSLError:
+        _fail(f"ca_bundle: {file} holds no readable certificate: give a PEM file of CA certificates")
+    except OSError as error:
+        _fail(f"ca_bundle: cannot read {file}: {error.strerror}")
+    except ValueError:
+        _fail(f"ca_bundle: {file} is not text: give a PEM file of CA certificates")
+    if "PRIVATE KEY" in pem:
+        _fail(f"ca_bundle: {file} holds a private key, which nobody else should have: give certificates only")
+    return pem
+
+
+def _read_password(username: str | None, *, from_stdin: bool) -> str | None:
+    if from_stdin:
+        return _one_line_of(sys.stdin.read())
+    if username is None:
+        return None
+    from_environment = os.environ.get(PASSWORD_VARIABLE)
+    if from_environment:
+        return from_environment
+    if not _at_terminal():
+        _fail(f"password: give it by --password-stdin or {PASSWORD_VARIABLE}: there is no terminal to ask at")
+    return str(typer.prompt("Password", hide_input=True, err=True))
+
+
+def _one_line_of(text: str) -> str:
+    line = text.removesuffix("\n").removesuffix("\r")
+    if not line or "\n" in line:
+        _fail("password: expected exactly one line on standard input")
+    return line
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _confirm(question: str) -> None:
+    if not _at_terminal():
+        _fail("yes: there is no terminal to ask at: confirm with --yes")
+    typer.confirm(question, abort=True, err=True)
+
+
+def _save(given: dict[str, Any], *, as_json: bool) -> None:
+    with _failing_readably():
+        config = SmtpConfig.model_validate({field: value for field, value in given.items() if value is not None})
+
+    async def put(store: ConfigStore) -> tuple[Sequence[RecordSummary], bool]:
+        await store.put(config)
+        is_org = config.scope.level is ScopeLevel.ORG
+        return await store.summaries(config.scope), not is_org or await store.org_feature(config.scope)
+
+    stored, counts = _run(put)
+    summary = _pick(stored, config.scope, config.display_name)
+    if as_json:
+        _print_json(summary.to_json())
+    else:
+        typer.echo(f"saved {label(summary.scope, summary.name)}, version {summary.fields['version']}")
+        _print_warnings(summary)
+    _print_notices(summary, stored[0], counts=counts)
+
+
+def _pick(summaries: Sequence[RecordSummary], scope: Scope, name: str | None) -> RecordSummary:
+    for summary in summaries:
+        if summary.name == name or (name is None and summary.is_default):
+            return summary
+    names = ", ".join(summary.name for summary in summaries)
+    missing = f"name: there is no {label(scope, name)}" if name else f"scope: there is no record of {scope}"
+    _fail(missing + (f"; it has: {names}" if names else ": store one with `postbote config set`"), NOT_AVAILABLE)
+
+
+def _print_notices(summary: RecordSummary, default: RecordSummary, *, counts: bool) -> None:
+    if not summary.is_default:
+        typer.echo(f"notice: {label(default.scope, default.name)} stays the one that sends its mail", err=True)
+    if not counts:
+        command = f"postbote config feature --scope {summary.scope} --on"
+        typer.echo(f"notice: records of {summary.scope} do not count until they are turned on: {command}", err=True)
+
+
+def _print_warnings(summary: RecordSummary) -> None:
+    for warning in summary.warnings:
+        typer.echo(f"warning: {label(summary.scope, summary.name)}: {warning}", err=True)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def _print_record(summary: RecordSummary) -> None:
+    shown: dict[str, object] = {"scope": summary.scope, **summary.fields, "is_default": summary.is_default}
+    shown["password"] = "set" if summary.password_set else None
+    if shown["ca_bundle"]:
+        shown["ca_bundle"] = "set"
+    for field in ("partner", "org"):
+        del shown[field]
+    for field, value in shown.items():
+        typer.echo(f"{field}: {_spell(value)}")
+
+
+def _spell(value: object) -> str:
+    match value:
+        case None | []:
+            return "not set"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(str(item) for item in value)
+        case _:
+            return str(value)
+
+
+def _print_table(summaries: Sequence[RecordSummary]) -> None:
+    table = Table("scope", "name", "default", "server", "tls", "username", "from", "version")
+    for column in table.columns:
+        column.overflow = "fold"
+    for summary in summaries:
+        fields = summary.fields
+        table.add_row(
+            str(summary.scope),
+            Text(summary.name),  # as it stands: Rich would read [brackets] as markup
+            "yes" if summary.is_default else "",
+            f"{fields['host']}:{fields['port']}",
+            fields["tls"],
+            Text(fields["username"] or "anonymous"),
+            Text(fields["from_address"] or ""),
+            str(fields["version"]),
+        )
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)

@@ -1,0 +1,173 @@
+"""The attempts at one message: send to whom nothing final was said, record, decide, again.
+
+Every attempt's final answers are recorded before anything else happens, so that what the server
+accepted is durable even if the rest of the event still waits.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from schemas.audit import AuditRecord, Outcome
+from schemas.smtp_config import SmtpConfig
+from worker.delivery.outcome import Retry, Verdict, decide
+from worker.delivery.ports import Answer, AuditSink, Mailer, TransactionResult
+from worker.delivery.records import RecordWriter
+from worker.delivery.retry import Interrupted, RetryPolicy, StillPending, retry_pending
+from worker.message import Rendered
+
+log = structlog.get_logger(__name__)
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How the attempts ended: `parked` recipients want an operator, or nobody does.
+
+    `interrupted`: the worker stops and something is still pending, so the event goes back.
+    """
+
+    parked: tuple[str, ...] = ()
+    reason: str = ""
+    detail: str = ""
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    recipient: str
+    answer: Answer
+    verdict: Verdict
+
+
+@dataclass(slots=True)
+class _Held:
+    """Recipients that no further attempt in this process can help, with the first reason."""
+
+    recipients: list[str] = field(default_factory=list)
+    reason: str = ""
+    detail: str = ""
+
+    def add(self, judged: Iterable[_Judged], outcome: Outcome) -> None:
+        for one in judged:
+            self.reason = self.reason or outcome.value
+            self.detail = self.detail or f"{one.verdict.rule}: {one.verdict.reason}"
+            self.recipients.append(one.recipient)
+
+
+class Attempts:
+    """One message on its way to its pending recipients; `run` is called once."""
+
+    def __init__(
+        self,
+        mailer: Mailer,
+        audit: AuditSink,
+        config: SmtpConfig,
+        rendered: Rendered,
+        writer: RecordWriter,
+        pending: tuple[str, ...],
+    ) -> None:
+        """Nothing is sent yet."""
+        self._mailer = mailer
+        self._audit = audit
+        self._config = config
+        self._rendered = rendered
+        self._writer = writer
+        self._pending = pending
+        self._attempt = 0
+        self._waiting: tuple[_Judged, ...] = ()
+        self._last: TransactionResult | None = None
+        self._held = _Held()
+
+    async def run(self, policy: RetryPolicy, sleep: Sleep) -> Finished:
+        """Attempt until every recipient has an end, the budget is spent, or `sleep` is interrupted."""
+        try:
+            await self._step()
+        except StillPending as first:
+            if not await self._retry(first, policy, sleep):
+                return Finished(interrupted=True)
+        held = self._held
+        return Finished(tuple(held.recipients), held.reason, held.detail)
+
+    async def _retry(self, first: StillPending, policy: RetryPolicy, sleep: Sleep) -> bool:
+        """True once nothing is pending any more; False where the worker stopped before that."""
+        try:
+            await retry_pending(
+                first, self._step, policy=policy, retries=self._config.retries, before_wait=self._defer, sleep=sleep
+            )
+        except Interrupted:
+            return False
+        except StillPending:
+            # The retry tiers of the broker will take these; until they exist an operator does.
+            await self._record(self._waiting, outcome=Outcome.PARKED)
+            self._held.add(self._waiting, Outcome.DEFERRED)
+        return True
+
+    async def _step(self) -> None:
+        """Make one attempt; raise StillPending where some recipients want another."""
+        self._attempt += 1
+        envelope = replace(self._rendered.envelope, recipients=self._pending)
+        self._last = await self._mailer.send(self._config, envelope, self._rendered.message)
+        judged = [_Judged(r, self._last.answers[r], decide(self._last.answers[r])) for r in self._pending]
+        final = [one for one in judged if one.verdict.retry is Retry.NEVER]
+        doubtful = [one for one in judged if one.verdict.retry is Retry.DOUBT]
+        self._waiting = tuple(one for one in judged if one.verdict.retry not in (Retry.NEVER, Retry.DOUBT))
+        await self._record([*final, *doubtful])
+        self._held.add((one for one in final if one.verdict.outcome is Outcome.CONFIG_FAULT), Outcome.CONFIG_FAULT)
+        # Nobody can know whether these arrived, and sending again at once could make a second mail.
+        self._held.add(doubtful, Outcome.IN_DOUBT)
+        self._pending = tuple(one.recipient for one in self._waiting)
+        if self._waiting:
+            raise _failure(self._waiting)
+
+    async def _defer(self, seconds: float) -> None:
+        """Record the pending recipients with the time of their next attempt."""
+        await self._record(self._waiting, next_attempt_at=datetime.now(UTC) + timedelta(seconds=seconds))
+
+    async def _record(
+        self,
+        judged: Iterable[_Judged],
+        *,
+        outcome: Outcome | None = None,
+        next_attempt_at: datetime | None = None,
+    ) -> None:
+        result = self._last
+        if result is None:  # nothing was attempted, so nothing can be recorded
+            return
+        found: list[AuditRecord] = [
+            self._writer.of_verdict(
+                one.recipient,
+                one.verdict,
+                one.answer,
+                result,
+                self._attempt,
+                outcome=outcome,
+                next_attempt_at=next_attempt_at,
+            )
+            for one in judged
+        ]
+        if found:
+            await self._audit.write(found)
+            _log(found)
+
+
+def _failure(waiting: tuple[_Judged, ...]) -> StillPending:
+    wants = {one.verdict.retry for one in waiting}
+    return StillPending(
+        at_once=wants <= {Retry.AT_ONCE, Retry.SPLIT},
+        charged=not wants <= {Retry.SPLIT, Retry.UNCHARGED},
+    )
+
+
+def _log(found: Iterable[AuditRecord]) -> None:
+    for record in found:
+        log.info(
+            "recipient",
+            outcome=record.outcome.value,
+            attempt=record.attempt,
+            code=record.reply.code if record.reply else None,
+            reason=record.reason,
+        )

@@ -1,0 +1,184 @@
+"""What the core needs from the outside, declared by the core.
+
+Each protocol is as small as its one caller allows; the adapters in ``rabbit``, ``smtp``,
+``audit``, ``store`` and ``embedded`` fulfil them, and the tests' fakes do too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from schemas.audit import AuditRecord, TlsUsed
+from schemas.smtp_config import Scope, SmtpConfig
+
+
+class Lane(StrEnum):
+    """The two lane queues: what somebody waits for, and what can wait."""
+
+    TRANSACTIONAL = "transactional"
+    BULK = "bulk"
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One message as the queue delivered it, free of the queue's library."""
+
+    body: bytes
+    content_type: str | None = None
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    lane: Lane = Lane.TRANSACTIONAL
+    redelivered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Everything about the event is recorded: the queue may forget it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Set the event aside for an operator; `reason` is a short code, `detail` a sentence.
+
+    `pending` are the recipients that nothing final was said about; empty means all or unknown.
+    """
+
+    reason: str
+    detail: str
+    pending: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Give the event back untouched, for another worker or a later start."""
+
+
+Settlement = Ack | Park | Return
+
+
+@dataclass(frozen=True, slots=True)
+class MailEnvelope:
+    """The SMTP envelope (RFC 5321 section 2.3.1): reverse path and forward paths."""
+
+    mail_from: str
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedMessage:
+    """A finished RFC 5322 message: CRLF line ends, not dot-stuffed, ending in CRLF.
+
+    `smtputf8`: the headers or addresses need the SMTPUTF8 extension (RFC 6531).
+    `eight_bit`: the content has octets above 127 and needs 8BITMIME (RFC 6152).
+    """
+
+    content: bytes
+    message_id: str
+    smtputf8: bool = False
+    eight_bit: bool = False
+
+
+class Phase(StrEnum):
+    """Where in the SMTP dialogue something happened; the column that outcome rules match on."""
+
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    GREETING = "greeting"
+    EHLO = "ehlo"
+    TLS = "tls"
+    AUTH = "auth"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    BODY = "body"
+    FINAL = "final"
+
+
+class Fault(StrEnum):
+    """What went wrong where no reply says it; the other thing that outcome rules match on."""
+
+    DNS_NOT_FOUND = "dns_not_found"
+    DNS_UNAVAILABLE = "dns_unavailable"
+    UNREACHABLE = "unreachable"
+    EGRESS_DENIED = "egress_denied"
+    TIMEOUT = "timeout"
+    LOST = "lost"
+    TLS_UNTRUSTED = "tls_untrusted"
+    TLS_NOT_OFFERED = "tls_not_offered"
+    TLS_FAILED = "tls_failed"
+    AUTH_NOT_OFFERED = "auth_not_offered"
+    SMTPUTF8_NOT_OFFERED = "smtputf8_not_offered"
+    TOO_LARGE = "too_large"
+    PROTOCOL = "protocol"
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpReply:
+    """One reply of the server: `code` 200-599, `text` as sent, lines joined by newlines."""
+
+    code: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the transaction said about one recipient: the reply that decided, or the fault instead."""
+
+    phase: Phase
+    reply: SmtpReply | None = None
+    fault: Fault | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionResult:
+    """One attempt to hand a message over: an answer for each recipient, never fewer.
+
+    `connect_ms` is 0.0 where a pooled connection was reused.
+    """
+
+    answers: Mapping[str, Answer]
+    tls: TlsUsed | None = None
+    connect_ms: float = 0.0
+    transaction_ms: float = 0.0
+
+
+class Mailer(Protocol):
+    """Hands messages to SMTP servers."""
+
+    async def send(self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage) -> TransactionResult:
+        """Run one transaction; faults of the network and the server are answers, not exceptions."""
+        ...
+
+
+class AuditSink(Protocol):
+    """Keeps records for good."""
+
+    async def write(self, records: Sequence[AuditRecord]) -> None:
+        """Return once every record is durable; wait as long as that takes."""
+        ...
+
+
+class AuditLookup(Protocol):
+    """Answers whether something has been recorded already."""
+
+    async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
+        """Of `ids` (document id -> index month), those that exist; reads its own writes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScopedConfigs:
+    """What is stored for a scope's lineage: records by scope, and whether org records count."""
+
+    records: Mapping[Scope, SmtpConfig]
+    org_enabled: bool = False
+
+
+class ConfigSource(Protocol):
+    """Knows the SMTP records."""
+
+    async def configs_for(self, scope: Scope) -> ScopedConfigs:
+        """Return the default record of each scope in `scope.lineage()` that has one."""
+        ...

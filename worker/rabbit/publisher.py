@@ -1,0 +1,180 @@
+"""Publishing with confirms, on a connection of its own.
+
+Of its own, since a resource alarm makes the broker stop reading from connections that publish:
+acknowledgements must not wait behind that. A message counts as published when the broker
+confirmed it and did not return it.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import pika
+import structlog
+from pika.exceptions import AMQPError
+from tenacity import AsyncRetrying, retry_if_exception_type
+from tenacity.wait import wait_exponential_jitter
+
+from worker.errors import BrokerUnavailable, PublishRefused
+from worker.rabbit.connection import Link, open_link
+
+log = structlog.get_logger(__name__)
+
+MAX_UNCONFIRMED = 1000
+CONFIRM_TIMEOUT_S = 30.0
+
+
+class Publisher:
+    """Publishes from any task; connects by itself, again and again, while it is open."""
+
+    def __init__(self, url: str, name: str = "postbote publisher") -> None:
+        """Nothing is connected before `start`."""
+        self._url = url
+        self._name = name
+        self._declare = False
+        self._link: Link | None = None
+        self._linked = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._places = asyncio.Semaphore(MAX_UNCONFIRMED)
+        self._unconfirmed: dict[int, asyncio.Future[None]] = {}
+        self._tags = itertools.count(1)
+        self._returned: set[str] = set()
+
+    async def start(self, *, patient: bool = False, declare: bool = False) -> Self:
+        """Connect; where the first try fails, raise BrokerUnavailable or, `patient`, try on.
+
+        `declare`: make sure that the exchanges and queues exist, so that nothing is refused on a
+        broker that no worker has seen yet.
+        """
+        self._declare = declare
+        await (self._connect_at_last() if patient else self._connect())
+        self._keeper = asyncio.ensure_future(self._keep())
+        return self
+
+    async def close(self) -> None:
+        """Close the connection; what is unconfirmed then raises PublishRefused at its caller."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._link is not None:
+            await self._link.close()
+        self._fail_unconfirmed("the publisher was closed")
+
+    @property
+    def connected(self) -> bool:
+        """True while a connection is there."""
+        return self._linked.is_set()
+
+    async def publish(
+        self, exchange: str, routing_key: str, body: bytes, *, content_type: str | None, headers: dict[str, Any]
+    ) -> None:
+        """Publish one persistent, mandatory message and return once it is confirmed.
+
+        Raises BrokerUnavailable (not sent) or PublishRefused (nacked, returned, or unknown).
+        """
+        async with self._places:
+            await self._wait_for_link()
+            confirmed, tag = self._send(exchange, routing_key, body, content_type, headers)
+            try:
+                async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                    await confirmed
+            except TimeoutError:
+                raise PublishRefused("RabbitMQ did not confirm in time (is an alarm raised?)") from None
+            finally:
+                if self._unconfirmed.get(tag) is confirmed:  # a new channel may have used the tag again
+                    del self._unconfirmed[tag]
+
+    def _send(
+        self, exchange: str, routing_key: str, body: bytes, content_type: str | None, headers: dict[str, Any]
+    ) -> tuple[asyncio.Future[None], int]:
+        link = self._link
+        if link is None or link.lost.done():
+            raise BrokerUnavailable("the connection to RabbitMQ is down")
+        tag = next(self._tags)
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # A return precedes its confirm and names the message only by what we wrote on it.
+        properties = pika.BasicProperties(
+            content_type=content_type, delivery_mode=2, headers=headers, message_id=str(tag)
+        )
+        try:
+            link.channel.basic_publish(exchange, routing_key, body, properties, mandatory=True)
+        except (AMQPError, ValueError) as error:
+            raise BrokerUnavailable(str(error) or type(error).__name__) from None
+        self._unconfirmed[tag] = confirmed
+        return confirmed, tag
+
+    async def _wait_for_link(self) -> None:
+        try:
+            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                await self._linked.wait()
+        except TimeoutError:
+            raise BrokerUnavailable("the connection to RabbitMQ is down") from None
+
+    async def _keep(self) -> None:
+        """Notice the loss of each connection and make the next one."""
+        while True:
+            if self._link is not None:
+                reason = await asyncio.shield(self._link.lost)
+                self._linked.clear()
+                self._fail_unconfirmed(f"the connection was lost before the confirm: {reason}")
+                log.warning("publisher lost RabbitMQ", reason=reason)
+            await self._connect_at_last()
+            log.info("publisher is connected again")
+
+    async def _connect_at_last(self) -> None:
+        again = AsyncRetrying(
+            retry=retry_if_exception_type(BrokerUnavailable), wait=wait_exponential_jitter(multiplier=0.2, max=10)
+        )
+        await again(self._connect)
+
+    async def _connect(self) -> None:
+        link = await open_link(self._url, self._name)
+        if self._declare:
+            await link.declare()
+        # Tags count from 1 on each channel; nothing of the channel before may be confirmed by this one.
+        self._tags = itertools.count(1)
+        self._returned.clear()
+        link.channel.add_on_return_callback(self._on_return)
+        await link.call(link.channel.confirm_delivery, self._on_confirm)
+        self._link = link
+        self._linked.set()
+
+    def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
+        self._returned.add(properties.message_id)
+        log.error("message was returned", exchange=method.exchange, routing_key=method.routing_key)
+
+    def _on_confirm(self, frame: Any) -> None:
+        tag, acked = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
+        multiple = frame.method.multiple
+        tags = list(itertools.takewhile(lambda t: t <= tag, self._unconfirmed)) if multiple else [tag]
+        for one in tags:
+            self._settle(one, acked=acked)
+
+    def _settle(self, tag: int, *, acked: bool) -> None:
+        confirmed = self._unconfirmed.pop(tag, None)
+        returned = str(tag) in self._returned
+        self._returned.discard(str(tag))
+        if confirmed is None or confirmed.done():
+            return
+        if acked and not returned:
+            confirmed.set_result(None)
+        else:
+            confirmed.set_exception(PublishRefused("no queue took it" if returned else "RabbitMQ refused it (nack)"))
+
+    def _fail_unconfirmed(self, reason: str) -> None:
+        for confirmed in self._unconfirmed.values():
+            if not confirmed.done():
+                confirmed.set_exception(PublishRefused(reason))
+        self._unconfirmed.clear()
+
+
+@contextlib.asynccontextmanager
+async def open_publisher(url: str, name: str = "postbote publisher") -> AsyncIterator[Publisher]:
+    """Yield a started Publisher and close it."""
+    opened = await Publisher(url, name).start()
+    try:
+        yield opened
+    finally:
+        await opened.close()

@@ -1,0 +1,259 @@
+"""Every environment variable that Postbote reads, and nothing else reads any.
+
+All begin with ``POSTBOTE_``, next to the names that the documented systems use. Where one thing
+has two names and both are set to different values, the start ends with an error naming both.
+A wrong value is one line that names the variable: `load_settings` raises `SettingsError`.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from schemas.address import Address
+from schemas.smtp_config import Host, SmtpConfig, tls_from_flags
+from schemas.text import RequiredText
+from worker.errors import SettingsError
+
+PREFIX = "POSTBOTE_"
+
+# The name that a documented system uses -> our own name for the same thing.
+SYNONYMS = {
+    "ES_USER_NAME": "POSTBOTE_OPENSEARCH_USER",
+    "ES_PASSWORD": "POSTBOTE_OPENSEARCH_PASSWORD",
+    "ELASTIC_SEARCH_FQDN": "POSTBOTE_OPENSEARCH_URL",
+    **{
+        f"FW_EVENT_SMTP_SERVER_{name}": f"POSTBOTE_CONTROLLER_{ours}"
+        for name, ours in (
+            ("ADDR", "HOST"),
+            ("PORT", "PORT"),
+            ("USERNAME", "USERNAME"),
+            ("PASSWORD", "PASSWORD"),
+            ("USE_TLS", "USE_TLS"),
+            ("USE_INSECURE", "USE_INSECURE"),
+        )
+    },
+}
+
+
+class LogFormat(StrEnum):
+    """`auto`: JSON, unless standard error is a terminal."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+def _split_list(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _loopback(value: str) -> str:
+    # Without authentication, whoever reaches the port can publish and read: loopback only.
+    try:
+        local = value == "localhost" or ip_address(value).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        msg = "the API has no authentication yet and binds loopback addresses only: use 127.0.0.1"
+        raise ValueError(msg)
+    return value
+
+
+def _url_of(*schemes: str) -> AfterValidator:
+    def check(value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in schemes or not (parts.hostname or parts.path.strip("/")):
+            msg = f"expected a URL that begins with {' or '.join(s + '://' for s in schemes)}"
+            raise ValueError(msg)
+        return value
+
+    return AfterValidator(check)
+
+
+def _with_scheme(value: object) -> object:
+    # ELASTIC_SEARCH_FQDN is a bare host name in the system that it comes from.
+    if isinstance(value, str) and value and "://" not in value:
+        return f"https://{value}" if ":" in value else f"https://{value}:9200"
+    return value
+
+
+class Settings(BaseSettings):
+    """What a process runs with; read once at its start by `load_settings`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    # RabbitMQ
+    amqp_url: Annotated[str, _url_of("amqp", "amqps")] = Field(
+        "amqp://guest:guest@127.0.0.1:5672/%2F", description="RabbitMQ, with user, password and virtual host"
+    )
+    prefetch: int = Field(200, ge=1, le=5000, description="Events that one worker holds unacknowledged at most")
+
+    # OpenSearch
+    opensearch_url: Annotated[str, BeforeValidator(_with_scheme), _url_of("http", "https")] = Field(
+        "http://127.0.0.1:9200", description="OpenSearch; a bare host name means https and port 9200"
+    )
+    opensearch_user: str | None = Field(None, description="OpenSearch user, with opensearch_password")
+    opensearch_password: SecretStr | None = Field(None, description="OpenSearch password")
+    opensearch_ca_file: Path | None = Field(None, description="PEM file of the CA that signed OpenSearch's certificate")
+    audit_index_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,60}$")] = Field(
+        "systemaudit", description="Audit indices are named PREFIX-YYYY.MM"
+    )
+
+    # SMTP records
+    database_url: str = Field(
+        "sqlite:///postbote.db", description="Store of SMTP records: sqlite:///FILE or postgresql://…"
+    )
+    secret_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_list)] = Field(
+        (), description="Fernet keys for stored passwords, comma-separated; the first one encrypts, all decrypt"
+    )
+    config_cache_s: float = Field(2.0, ge=0, le=300, description="Seconds for which a read SMTP record is reused")
+
+    # The controller's own SMTP record
+    controller_host: Host | None = Field(None, description="Controller's SMTP server; sets the controller's record")
+    controller_port: int = Field(587, ge=1, le=65535, description="Controller's SMTP port")
+    controller_username: RequiredText | None = Field(None, description="Controller's SMTP user")
+    controller_password: SecretStr | None = Field(None, description="Controller's SMTP password")
+    controller_use_tls: bool = Field(
+        default=True, description="TLS to the controller's server: port 465 at once, any other port by STARTTLS"
+    )
+    controller_use_insecure: bool = Field(
+        default=False, description="Do not verify the certificate of the controller's server"
+    )
+    controller_from_address: Address | None = Field(None, description="From address of the controller's mail")
+    controller_ca_file: Path | None = Field(None, description="PEM file of the CA of the controller's server")
+
+    # Sending
+    retry_budget_s: float = Field(60.0, ge=0, le=60, description="Seconds of in-process retries for one event")
+    retry_first_wait_s: float = Field(1.0, gt=0, le=60, description="Seconds before the first retry; doubles after")
+    ehlo_name: str = Field(
+        default_factory=socket.getfqdn, description="Name given in EHLO and Message-ID; this host's name by default"
+    )
+
+    # HTTP
+    http_host: Annotated[str, AfterValidator(_loopback)] = Field("127.0.0.1", description="Address of the HTTP API")
+    http_port: int = Field(8025, ge=0, le=65535, description="Port of the HTTP API; 0 picks a free one")
+
+    # The process
+    worker_id: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="Name of this worker in the audit"
+    )
+    shutdown_grace_s: float = Field(25.0, ge=1, le=600, description="Seconds to finish transactions after SIGTERM")
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
+        "info", description="debug, info, warning or error"
+    )
+    log_format: LogFormat = Field(LogFormat.AUTO, description="auto, json or console")
+    data_dir: Path = Field(Path(".postbote"), description="Folder of the embedded mode's queue, audit and certificates")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the given values alone: `load_settings` has merged the environment's names already."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if (self.opensearch_user is None) != (self.opensearch_password is None):
+            msg = "opensearch_user and opensearch_password belong together: set both or neither"
+            raise ValueError(msg)
+        try:
+            self.controller_record()
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            msg = f"controller_username, controller_password, controller_use_tls: {reason}"
+            raise ValueError(msg) from None
+        return self
+
+    def controller_record(self) -> SmtpConfig | None:
+        """The controller's SMTP record from the environment, or None where no host is set.
+
+        Raises ValueError (pydantic's) where the variables contradict each other.
+        """
+        if self.controller_host is None:
+            return None
+        return SmtpConfig(
+            display_name="environment",
+            host=self.controller_host,
+            port=self.controller_port,
+            tls=tls_from_flags(self.controller_port, use_tls=self.controller_use_tls),
+            verify_tls=not self.controller_use_insecure,
+            ca_bundle=self.controller_ca_file.read_text() if self.controller_ca_file else None,
+            username=self.controller_username,
+            password=self.controller_password,
+            from_address=self.controller_from_address,
+        )
+
+
+def load_settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
+    """Read the settings from the environment; `overrides` (field names) win over it.
+
+    Raises SettingsError, one line that names the variable, for a wrong or contradicting value.
+    """
+    env = os.environ if environment is None else environment
+    values: dict[str, object] = {**_from_environment(env), **overrides}
+    try:
+        return Settings(**values)  # type: ignore[arg-type] # values are strings of any field, validated here
+    except ValidationError as error:
+        raise SettingsError(_explain(error, env)) from None
+    except OSError as error:
+        msg = f"{PREFIX}CONTROLLER_CA_FILE: {error.strerror}: {error.filename}"
+        raise SettingsError(msg) from None
+
+
+def variable_names(field: str) -> tuple[str, ...]:
+    """Every environment variable that sets `field`, our own name first."""
+    own = PREFIX + field.upper()
+    return (own, *(theirs for theirs, ours in SYNONYMS.items() if ours == own))
+
+
+def _from_environment(env: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for field in Settings.model_fields:
+        given = {name: env[name] for name in variable_names(field) if env.get(name)}
+        if len({_comparable(field, value) for value in given.values()}) > 1:
+            msg = f"{' and '.join(given)} are set to different values: keep one of them"
+            raise SettingsError(msg)
+        if given:
+            found[field] = next(iter(given.values()))
+    return found
+
+
+def _comparable(field: str, value: str) -> object:
+    return _with_scheme(value) if field == "opensearch_url" else value
+
+
+def _explain(error: ValidationError, env: Mapping[str, str]) -> str:
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    message = first["msg"].removeprefix("Value error, ").split("\n")[0]
+    if not first["loc"]:
+        return _name_fields(message, env)
+    field = str(first["loc"][0])
+    return f"{_set_name(field, env)}: {message}"
+
+
+def _name_fields(message: str, env: Mapping[str, str]) -> str:
+    for field in sorted(Settings.model_fields, key=len, reverse=True):
+        if "_" in field:
+            message = message.replace(field, _set_name(field, env))
+    return message
+
+
+def _set_name(field: str, env: Mapping[str, str]) -> str:
+    names = variable_names(field)
+    return next((name for name in names if env.get(name)), names[0])

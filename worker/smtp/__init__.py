@@ -1,0 +1,1 @@
+"""SMTP: connections, their pool, and the transaction."""

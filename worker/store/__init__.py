@@ -1,0 +1,1 @@
+"""The store of SMTP records: SQLite by default, PostgreSQL by its address."""

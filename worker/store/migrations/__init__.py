@@ -1,0 +1,1 @@
+"""The schema's history; `worker.store.schema` runs it, nobody needs Alembic's own command."""

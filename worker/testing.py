@@ -1,0 +1,106 @@
+"""Fakes of the core's ports, shipped for the tests of whoever builds on the core.
+
+They keep what they were given and answer from a script; the contract tests run against them and
+against the real adapters alike where both exist.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from schemas.audit import AuditRecord
+from schemas.smtp_config import Scope, SmtpConfig
+from worker.delivery.ports import (
+    Answer,
+    Fault,
+    MailEnvelope,
+    Phase,
+    RenderedMessage,
+    ScopedConfigs,
+    SmtpReply,
+    TransactionResult,
+)
+
+ACCEPT = Answer(Phase.FINAL, SmtpReply(250, "2.0.0 Ok: queued as 4F1A22C0DE"))
+
+
+def reply(phase: Phase, code: int, text: str) -> Answer:
+    """Build an answer that a reply decided."""
+    return Answer(phase, SmtpReply(code, text))
+
+
+def fault(phase: Phase, what: Fault) -> Answer:
+    """Build an answer that no reply stands behind."""
+    return Answer(phase, fault=what)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One transaction as the fake mailer saw it."""
+
+    config: SmtpConfig
+    envelope: MailEnvelope
+    message: RenderedMessage
+
+
+@dataclass(slots=True)
+class FakeMailer:
+    """Answers each recipient from its own script, then with `ACCEPT`; keeps what was sent."""
+
+    scripts: Mapping[str, Iterable[Answer]] = field(default_factory=dict)
+    sent: list[Sent] = field(default_factory=list)
+    gate: asyncio.Event | None = None
+    _left: dict[str, deque[Answer]] = field(default_factory=dict)
+
+    async def send(self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage) -> TransactionResult:
+        """Record the transaction and answer every recipient; waits for `gate` where one is set."""
+        self.sent.append(Sent(config, envelope, message))
+        if self.gate is not None:
+            await self.gate.wait()
+        return TransactionResult({r: self._next(r) for r in envelope.recipients})
+
+    def _next(self, recipient: str) -> Answer:
+        if recipient not in self._left:
+            self._left[recipient] = deque(self.scripts.get(recipient, ()))
+        left = self._left[recipient]
+        return left.popleft() if left else ACCEPT
+
+
+@dataclass(slots=True)
+class MemoryAudit:
+    """An audit sink and lookup in memory; `hold` makes writers wait, as a dead server does."""
+
+    records: dict[str, AuditRecord] = field(default_factory=dict)
+    hold: asyncio.Event | None = None
+
+    async def write(self, records: Sequence[AuditRecord]) -> None:
+        """Keep the records, the first of each id, once `hold` is set or None."""
+        if self.hold is not None:
+            await self.hold.wait()
+        for record in records:
+            self.records.setdefault(record.document_id, record)
+
+    async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
+        """Of `ids`, those that are kept."""
+        return frozenset(ids) & frozenset(self.records)
+
+    def outcomes(self) -> list[tuple[str | None, str, int]]:
+        """Recipient, outcome and attempt of every record, in the order of writing."""
+        return [(r.recipient, r.outcome.value, r.attempt) for r in self.records.values()]
+
+
+@dataclass(slots=True)
+class StaticConfigs:
+    """A config source over a dictionary; `before` runs ahead of each answer and may raise."""
+
+    records: dict[Scope, SmtpConfig] = field(default_factory=dict)
+    org_enabled: bool = True
+    before: Callable[[], None] | None = None
+
+    async def configs_for(self, scope: Scope) -> ScopedConfigs:
+        """The records of the scope's lineage."""
+        if self.before is not None:
+            self.before()
+        found = {s: self.records[s] for s in scope.lineage() if s in self.records}
+        return ScopedConfigs(found, org_enabled=self.org_enabled)
