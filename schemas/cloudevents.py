@@ -17,7 +17,7 @@ import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schemas.event import KINDS, EmailData, EmailEvent, Envelope
-from schemas.smtp_config import Scope
+from schemas.smtp_config import CONTROLLER, Scope
 from schemas.text import TenantName
 
 STRUCTURED = "application/cloudevents+json"
@@ -48,7 +48,7 @@ class Known:
     source: str | None = None
     type: str | None = None
     time: datetime | None = None
-    scope: Scope = Scope()
+    scope: Scope = CONTROLLER
 
 
 class InvalidEvent(ValueError):
@@ -132,8 +132,10 @@ def _validate(model: type[Model], value: Any, prefix: str, errors: list[FieldErr
         return model.model_validate(value)
     except ValidationError as error:
         # The values at fault are left out: a body or a token may be among them.
-        for found in error.errors(include_url=False, include_context=False, include_input=False):
-            errors.append(FieldError(_path(prefix, found["loc"]), found["msg"].removeprefix("Value error, ")))
+        errors.extend(
+            FieldError(_path(prefix, found["loc"]), found["msg"].removeprefix("Value error, "))
+            for found in error.errors(include_url=False, include_context=False, include_input=False)
+        )
         return None
 
 
@@ -172,10 +174,10 @@ def _known_time(value: Any) -> datetime | None:
 
 def _known_scope(value: Any) -> Scope:
     if not isinstance(value, dict):
-        return Scope()
+        return CONTROLLER
     try:
         partner = _TENANT.validate_python(value["partner"]) if value.get("partner") else None
         org = _TENANT.validate_python(value["org"]) if value.get("org") else None
         return Scope(partner, org)
     except ValueError:
-        return Scope()
+        return CONTROLLER

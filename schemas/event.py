@@ -22,8 +22,8 @@ MAX_ATTACHMENT_BYTES = 25 * 1024 * 1024
 
 # Headers that the worker itself writes, or that steer transport: an event may not set them.
 RESERVED_HEADERS = frozenset(
-    "from sender to cc bcc reply-to subject date message-id mime-version auto-submitted return-path received "
-    "dkim-signature list-unsubscribe list-unsubscribe-post".split()
+    {"from", "sender", "to", "cc", "bcc", "reply-to", "subject", "date", "message-id", "mime-version", "received"}
+    | {"auto-submitted", "return-path", "dkim-signature", "list-unsubscribe", "list-unsubscribe-post"}
 )
 
 
@@ -65,7 +65,7 @@ def _header_name(value: str) -> str:
     if name in RESERVED_HEADERS or name.startswith(("content-", "resent-")):
         msg = "is written by the worker and cannot be set by an event"
         raise ValueError(msg)
-    return value
+    return name  # in lower case, so that two spellings of one name are one header
 
 
 class Attachment(BaseModel):

@@ -92,6 +92,9 @@ class Scope:
         raise ValueError(msg)
 
 
+CONTROLLER = Scope()
+"""The widest scope: whoever runs Postbote."""
+
 Host = Annotated[
     str,
     StringConstraints(

@@ -1,15 +1,13 @@
 """Fixtures for every test; the real servers come from tests.services."""
 
-import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import pytest
+import uvloop
 
 pytest_plugins = ["tests.services.fixtures"]
 
-if sys.platform != "win32":
-    import uvloop
 
-    @pytest.fixture(scope="session")
-    def event_loop_policy() -> uvloop.EventLoopPolicy:
-        """Run the tests on the loop that the product runs on."""
-        return uvloop.EventLoopPolicy()
+def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callable[[], Any]]:
+    """Run the tests on the loop that the product runs on."""
+    return {"uvloop": uvloop.new_event_loop}

@@ -144,12 +144,13 @@ class EmbeddedApp:
         stop = asyncio.Event()
         async with open_configs(self.settings) as configs:
             backend = embedded_backend(self.settings, EmbeddedFiles(self.queue, self.audit))
-            working = asyncio.ensure_future(work(self.settings, backend, configs, stop))
-            try:
-                yield
-            finally:
-                stop.set()
-                await working
+            # A group, so that a worker that dies ends the block, too.
+            async with asyncio.TaskGroup() as group:
+                group.create_task(work(self.settings, backend, configs, stop))
+                try:
+                    yield
+                finally:
+                    stop.set()
 
 
 @contextlib.asynccontextmanager

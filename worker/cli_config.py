@@ -1,8 +1,8 @@
 """``postbote config``: SMTP records from the command line.
 
 Standard output carries the answer, standard error the notices and the one line of an error. Exit
-codes: 0 done, 1 not found or not available now, 2 bad input or setting. No command takes a password as an
-argument, where every user of the host could read it, and none prints one.
+codes: 0 done, 1 not found or not available now, 2 bad input or a wrong setting. No command takes
+a password as an argument, where every user of the host could read it, and none prints one.
 """
 
 import asyncio
@@ -208,12 +208,10 @@ def _read_ca(file: Path) -> str:
     try:
         pem = file.read_text("ascii")
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
-    except ssl.SSLError:
+    except (ssl.SSLError, ValueError):  # ValueError: empty, or not even ASCII
         _fail(f"ca_bundle: {file} holds no readable certificate: give a PEM file of CA certificates")
     except OSError as error:
         _fail(f"ca_bundle: cannot read {file}: {error.strerror}")
-    except ValueError:
-        _fail(f"ca_bundle: {file} is not text: give a PEM file of CA certificates")
     if "PRIVATE KEY" in pem:
         _fail(f"ca_bundle: {file} holds a private key, which nobody else should have: give certificates only")
     return pem
@@ -224,12 +222,15 @@ def _read_password(username: str | None, *, from_stdin: bool) -> str | None:
         return _one_line_of(sys.stdin.read())
     if username is None:
         return None
-    from_environment = os.environ.get(PASSWORD_VARIABLE)
-    if from_environment:
-        return from_environment
+    if found := _password_from_environment():
+        return found
     if not _at_terminal():
         _fail(f"password: give it by --password-stdin or {PASSWORD_VARIABLE}: there is no terminal to ask at")
     return str(typer.prompt("Password", hide_input=True, err=True))
+
+
+def _password_from_environment() -> str | None:
+    return os.environ.get(PASSWORD_VARIABLE)
 
 
 def _one_line_of(text: str) -> str:

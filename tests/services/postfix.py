@@ -112,6 +112,14 @@ AUTHENTICATED = {
 }
 
 
+# What `postfix check` would make: group, mode, folders of the queue.
+QUEUE_FOLDERS = (
+    ("root", "700", "active bounce corrupt defer deferred flush hold incoming private saved trace"),
+    ("postdrop", "730", "maildrop"),
+    ("postdrop", "710", "public"),
+)
+
+
 class Host(Protocol):
     """Where Postfix's commands run: on this machine, or in a container."""
 
@@ -119,6 +127,7 @@ class Host(Protocol):
     def start(self, command: list[str]) -> None: ...
     def stop(self) -> None: ...
     def kill(self) -> None: ...
+    def reload(self) -> None: ...
     def run(self, *command: str) -> None: ...
     def ended(self) -> bool: ...
 
@@ -181,7 +190,8 @@ class Postfix:
         """Start it (again); its three ports answer when this returns."""
         self.host.prepare()
         self._write_configuration()
-        self.host.start(["postfix", "-c", str(self.config), "start-fg"])
+        # Not `postfix start-fg`, whose process is a shell script and not the master.
+        self.host.start([f"{DAEMONS}/master", "-c", str(self.config), "-d"])
         deadline = time.monotonic() + 30
         for port in (self.port_plain, self.port_starttls, self.port_ssl):
             left = max(deadline - time.monotonic(), 1)
@@ -203,8 +213,10 @@ class Postfix:
     def configure(self, **extra: str) -> None:
         """Change main.cf of the running server; holds for connections opened from now on."""
         self.extra.update(extra)
-        (self.config / "main.cf").write_text(self._main())
-        self.host.run("postfix", "-c", str(self.config), "reload")
+        self._write_config("main.cf", self._main())
+        before = self.log().count("reload -- version")
+        self.host.reload()
+        wait_until(lambda: self.log().count("reload -- version") > before, log=self.log_file, seconds=10)
 
     # Refusals
 
@@ -286,7 +298,14 @@ class Postfix:
 
     def _write_configuration(self) -> None:
         # The log is written by the user postfix; the mailbox is delivered to by `virtual` as the same.
-        for name, mode in {"config": 0o755, "config/sasl": 0o755, "tls": 0o755, "sasl": 0o755, "rules": 0o755, "log": 0o777}.items():
+        for name, mode in {
+            "config": 0o755,
+            "config/sasl": 0o755,
+            "tls": 0o755,
+            "sasl": 0o755,
+            "rules": 0o755,
+            "log": 0o777,
+        }.items():
             (self.folder / name).mkdir(exist_ok=True)
             (self.folder / name).chmod(mode)
         (self.folder / "mail").mkdir(exist_ok=True)
@@ -295,8 +314,15 @@ class Postfix:
             self._write_certificates()
             self._write_rules()
             self._write_users()
-        (self.config / "main.cf").write_text(self._main())
-        (self.config / "master.cf").write_text(self._master())
+        self._write_config("main.cf", self._main())
+        self._write_config("master.cf", self._master())
+
+    def _write_config(self, name: str, text: str) -> None:
+        file = self.config / name
+        file.write_text(text)
+        # Each Postfix process waits, up to two seconds, until a file that was just written is a second old.
+        past = time.time() - 10
+        os.utime(file, (past, past))
 
     @property
     def _mail_uid(self) -> int:
@@ -356,11 +382,16 @@ class Postfix:
             rules.execute("CREATE TABLE IF NOT EXISTS rules (kind TEXT, address TEXT, reply TEXT)")
         for kind in ("recipient", "sender"):
             query = f"SELECT reply FROM rules WHERE kind = '{kind}' AND address = '%s'"
-            (self.config / f"{kind}.cf").write_text(f"dbpath = {self._rules_file}\nquery = {query}\n")
+            self._write_config(f"{kind}.cf", f"dbpath = {self._rules_file}\nquery = {query}\n")
 
     def _write_users(self) -> None:
         database = self.folder / "sasl/sasldb2"
-        lines = "pwcheck_method: auxprop", "auxprop_plugin: sasldb", f"sasldb_path: {database}", "mech_list: PLAIN LOGIN"
+        lines = (
+            "pwcheck_method: auxprop",
+            "auxprop_plugin: sasldb",
+            f"sasldb_path: {database}",
+            "mech_list: PLAIN LOGIN",
+        )
         # Debian's Postfix looks into the folder `sasl` beside main.cf, whatever cyrus_sasl_config_path says.
         (self.config / "sasl/smtpd.conf").write_text("\n".join(lines) + "\n")
         for name, password in self.users.items():
@@ -395,10 +426,12 @@ class Native:
     def prepare(self) -> None:
         """Install what is missing, make the folders."""
         packages.install(PROGRAMS, PACKAGES, PRESEED)
-        (self.folder / "queue").mkdir(exist_ok=True)
-        data = self.folder / "data"
-        data.mkdir(exist_ok=True)
-        subprocess.run(["chown", "postfix", str(data)], check=True)
+        queue = self.folder / "queue"
+        for group, mode, names in QUEUE_FOLDERS:
+            made = [str(queue / name) for name in names.split()]
+            self.run("install", "-d", "-o", "postfix", "-g", group, "-m", mode, *made)
+        self.run("install", "-d", "-o", "root", "-m", "755", str(queue), str(queue / "pid"))
+        self.run("install", "-d", "-o", "postfix", "-m", "700", str(self.folder / "data"))
 
     def start(self, command: list[str]) -> None:
         """Start the master in the foreground."""
@@ -414,6 +447,11 @@ class Native:
         if self.master and self.master.alive():
             os.killpg(self.master.pid, signal.SIGKILL)
             self.master.wait(5)
+
+    def reload(self) -> None:
+        """SIGHUP to the master."""
+        if self.master:
+            self.master.send(signal.SIGHUP)
 
     def run(self, *command: str) -> None:
         """Run a command."""
@@ -462,6 +500,10 @@ class InDocker:
         """SIGKILL to the master and its children."""
         self._end("KILL")
 
+    def reload(self) -> None:
+        """SIGHUP to the master."""
+        self.run("pkill", "-HUP", "-x", "master")
+
     def run(self, *command: str) -> None:
         """Run a command in the container."""
         assert self.container is not None
@@ -474,8 +516,6 @@ class InDocker:
         return False
 
     def _end(self, name: str) -> None:
-        who = "" if name == "KILL" else f"-o -x master"
-        del who
         wait = "for i in $(seq 100); do pgrep -x master >/dev/null || exit 0; sleep 0.05; done; exit 1"
         what = f"pkill -{name} -x master" if name == "TERM" else "pkill -KILL -u postfix; pkill -KILL -x master"
         self.run("sh", "-c", f"{what}; {wait}")

@@ -1,6 +1,7 @@
 """Starting native servers: free ports, processes that write to a file, waiting with a deadline."""
 
 import os
+import random
 import socket
 import subprocess
 import time
@@ -11,11 +12,23 @@ from tests.services.sessions import Process, Session
 from tests.services.ways import ServiceUnavailable
 
 
+# Below Linux's range for outgoing connections: a client that keeps dialling a stopped server in that range
+# may be given the very port as its own, connect to itself, and keep the server from coming back.
+PORTS = range(20_000, 32_000)
+
+
 def free_port() -> int:
-    """A port on which nothing listens; whoever takes it should do so soon."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A loopback port on which nothing listens, picked at random so that sessions side by side do not race."""
+    for _ in range(1000):
+        port = random.choice(PORTS)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    msg = f"no free port from {PORTS.start} to {PORTS.stop}"
+    raise ServiceUnavailable(msg)
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:

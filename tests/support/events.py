@@ -8,9 +8,13 @@ from typing import Any
 _NUMBERS = itertools.count(1)
 
 
-def make_event(*to: str, id: str | None = None, type: str = "email.requested.v1", scope: dict[str, str] | None = None, **data: Any) -> dict[str, Any]:
+def make_event(
+    *to: str, id: str | None = None, type: str = "email.requested.v1", scope: dict[str, str] | None = None, **data: Any
+) -> dict[str, Any]:
     """Build a structured CloudEvent of now; a mail in its own words unless `type` says otherwise."""
-    words = {"subject": "Hello", "text": "Hello there."} if type == "email.requested.v1" and "template" not in data else {}
+    words = (
+        {"subject": "Hello", "text": "Hello there."} if type == "email.requested.v1" and "template" not in data else {}
+    )
     return {
         "specversion": "1.0",
         "id": id or f"event-{next(_NUMBERS)}",
@@ -33,7 +37,8 @@ def mixed_events(count: int, prefix: str) -> list[dict[str, Any]]:
     ]
     chosen = itertools.islice(itertools.cycle(kinds), count)
     return [
-        make_event(f"{prefix}-{n}@example.com", id=f"{prefix}-{n}", type=kind, **data) for n, (kind, data) in enumerate(chosen)
+        make_event(f"{prefix}-{n}@example.com", id=f"{prefix}-{n}", type=kind, **data)
+        for n, (kind, data) in enumerate(chosen)
     ]
 
 

@@ -18,7 +18,9 @@ class Postbote:
 
     def __init__(self, *arguments: str, env: Mapping[str, str]) -> None:
         self._arguments = arguments
-        self._env = {k: v for k, v in os.environ.items() if not k.startswith(("POSTBOTE_", "FW_EVENT_", "ES_", "ELASTIC_"))}
+        self._env = {
+            k: v for k, v in os.environ.items() if not k.startswith(("POSTBOTE_", "FW_EVENT_", "ES_", "ELASTIC_"))
+        }
         self._env |= {"POSTBOTE_LOG_FORMAT": "json", "POSTBOTE_LOG_LEVEL": "debug", "POSTBOTE_HTTP_PORT": "0", **env}
         self._changed = threading.Condition()
         self.lines: list[str] = []
@@ -81,7 +83,9 @@ class Postbote:
         self.process.wait()
 
 
-def run_postbote(*arguments: str, env: Mapping[str, str] | None = None, stdin: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def run_postbote(
+    *arguments: str, env: Mapping[str, str] | None = None, stdin: str | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("POSTBOTE_", "FW_EVENT_", "ES_", "ELASTIC_"))}
     return subprocess.run(

@@ -8,8 +8,10 @@ second copy waits for the first one's end and shares it.
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
@@ -46,6 +48,10 @@ log = structlog.get_logger(__name__)
 _LOOKED_UP_ATTEMPTS = 3
 # RabbitMQ gives a consumer 30 minutes for a delivery: nothing is held longer than 12.
 _STORE_PATIENCE_S = 600.0
+# A message of this size is parsed and rendered in a few milliseconds; 24 MB take about 0.4 s.
+_LARGE_BYTES = 256 * 1024
+
+T = TypeVar("T")
 
 Identity = tuple[str, str, str]
 
@@ -65,7 +71,7 @@ class _Job:
     """One event on its way; `pending` are the recipients of whom nothing final is recorded."""
 
     event: EmailEvent
-    lane: Lane
+    incoming: Incoming
     writer: RecordWriter
     pending: tuple[str, ...]
 
@@ -98,7 +104,9 @@ class Pipeline:
         """
         received = datetime.now(UTC)
         try:
-            event = parse_event(incoming.body, incoming.content_type, incoming.headers)
+            event = await _off_loop_if_large(
+                incoming.body, parse_event, incoming.body, incoming.content_type, incoming.headers
+            )
         except InvalidEvent as error:
             return await self._reject(error, incoming.body)
         identity = (str(event.scope), *event.key)
@@ -140,7 +148,7 @@ class Pipeline:
         queued_ms = max(0.0, (received - event.envelope.time).total_seconds() * 1000)
         writer = RecordWriter(event, self._worker_id, Stopwatch(received, queued_ms))
         writer.possible_duplicate = incoming.redelivered
-        job = _Job(event, incoming.lane, writer, await self._not_yet_final(event))
+        job = _Job(event, incoming, writer, await self._not_yet_final(event))
         if not job.pending:
             log.info("event is recorded already: nothing left to send")
             return Ack()
@@ -214,7 +222,8 @@ class Pipeline:
             return Park("config_fault", sender.detail, job.pending)
         began = time.perf_counter()
         try:
-            rendered = render(job.event, replace(sender, bulk=job.lane is Lane.BULK))
+            sender = replace(sender, bulk=job.incoming.lane is Lane.BULK)
+            rendered = await _off_loop_if_large(job.incoming.body, render, job.event, sender)
         except RenderError as error:
             await self._record_all(job, Outcome.INVALID, str(error))
             return Park("invalid", str(error), job.pending)
@@ -263,6 +272,13 @@ def _settlement(finished: Finished) -> Settlement:
     if finished.parked:
         return Park(finished.reason, finished.detail, finished.parked)
     return Ack()
+
+
+async def _off_loop_if_large(body: bytes, work: Callable[..., T], *arguments: object) -> T:
+    """Run `work` here, or in a thread where `body` is large enough to hold everybody else up."""
+    if len(body) < _LARGE_BYTES:
+        return work(*arguments)
+    return await asyncio.to_thread(work, *arguments)
 
 
 def _ms_since(began: float) -> float:

@@ -91,13 +91,14 @@ class Consumer:
         return link
 
     async def _consume(self, link: Link, stopped: asyncio.Future[Any]) -> None:
+        self._consuming = True
         try:
             tags = [await self._subscribe(link, lane) for lane in Lane]
         except BrokerUnavailable as error:
+            self._consuming = False
             log.warning("RabbitMQ went away", reason=str(error))
             await link.close()
             return
-        self._consuming = True
         log.info("consuming", prefetch=self._prefetch)
         await asyncio.wait({link.lost, stopped}, return_when=asyncio.FIRST_COMPLETED)
         self._consuming = False
@@ -122,8 +123,10 @@ class Consumer:
 
     async def _take(self, link: Link, lane: Lane, method: Any, properties: Any, body: bytes) -> None:
         incoming = _incoming(lane, method, properties, body)
+        settlement: Settlement
         try:
-            settlement = await self._handler(incoming)
+            # What arrives between the stop and the broker's word that it sends no more goes back.
+            settlement = await self._handler(incoming) if self._consuming else Return()
         except Exception:
             log.exception("event could not be handled")
             settlement = await _after_surprise(incoming)

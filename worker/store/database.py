@@ -159,26 +159,23 @@ def _read_url(text: str) -> URL:
 
 def _make_engine(url: URL) -> AsyncEngine:
     sqlite = url.get_backend_name() == "sqlite"
-    limits: dict[str, Any] = {"timeout": _BUSY_TIMEOUT_S} if sqlite else {"connect_timeout": _CONNECT_TIMEOUT_S}
+    # A PostgreSQL made without a locale has no encoding of its own: psycopg would answer in bytes.
+    remote = {"connect_timeout": _CONNECT_TIMEOUT_S, "client_encoding": "utf8"}
+    connect_args: dict[str, Any] = {"timeout": _BUSY_TIMEOUT_S} if sqlite else remote
     engine = create_async_engine(
         url,
-        connect_args=limits,
+        connect_args=connect_args,
         hide_parameters=True,  # an error's text must not quote a record
         pool_pre_ping=not sqlite,
         pool_timeout=_CONNECT_TIMEOUT_S,
     )
     if sqlite:
-        event.listen(engine.sync_engine, "connect", _leave_begin_to_us)
         event.listen(engine.sync_engine, "begin", _begin)
     return engine
 
 
-def _leave_begin_to_us(connection: Any, _record: object) -> None:
-    # The driver begins late, and not at all before DDL: neither gives a transaction to build on.
-    connection.isolation_level = None
-
-
 def _begin(connection: Connection) -> None:
+    # Left alone, the driver begins late, and not at all before DDL: no transaction to build on.
     statement = connection.get_execution_options().get(_BEGIN, "BEGIN")
     if statement:
         connection.exec_driver_sql(statement)

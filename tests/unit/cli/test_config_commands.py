@@ -196,17 +196,10 @@ def test_a_ca_bundle_is_stored_as_its_text(tmp_path):
     assert "ca_bundle: set\n" in postbote("show", "--scope", "controller").stdout
 
 
-@pytest.mark.parametrize(
-    ("content", "line"),
-    [
-        (b"a letter", "holds no readable certificate"),
-        (b"", "holds no readable certificate"),
-        (b"\x30\x82\xff", "is not text"),
-    ],
-)
-def test_a_file_that_is_no_ca_bundle_is_refused(tmp_path, content, line):
+@pytest.mark.parametrize("content", [b"a letter", b"", b"\x30\x82\xff"])
+def test_a_file_that_is_no_ca_bundle_is_refused(tmp_path, content):
     (tmp_path / "ca.pem").write_bytes(content)
-    assert line in one_line(save("--ca-bundle", tmp_path / "ca.pem"), 2)
+    assert "holds no readable certificate" in one_line(save("--ca-bundle", tmp_path / "ca.pem"), 2)
 
 
 def test_a_ca_bundle_with_a_private_key_is_refused(tmp_path):

@@ -303,5 +303,11 @@ async def test_the_accepted_keep_their_record_when_the_rest_is_parked() -> None:
     assert world.mailer.sent[-1].envelope.recipients == ("b@example.com",)
 
 
+async def test_a_large_event_is_worked_on_beside_the_loop_and_sent_alike() -> None:
+    world = World()
+    assert await world.handle(event("a@example.com", text="x" * 400_000)) == Ack()
+    assert len(world.mailer.sent[0].message.content) > 400_000
+
+
 def test_the_shipped_acceptance_is_a_final_reply() -> None:
     assert ACCEPT.phase is Phase.FINAL

@@ -81,6 +81,17 @@ async def test_mail_before_starttls_is_refused(sink):
     assert refused.value.code == 530
 
 
+async def test_mail_before_starttls_is_refused_even_where_nobody_needs_to_log_in(certificates):
+    async with SmtpSink(certificates, accounts={}) as sink:
+        async with client(sink) as smtp:
+            with pytest.raises(aiosmtplib.SMTPSenderRefused) as refused:
+                await smtp.sendmail("a@acme.test", ["b@x.test"], MAIL)
+        async with client(sink, start_tls=True) as smtp:
+            await smtp.sendmail("a@acme.test", ["b@x.test"], MAIL)
+    assert refused.value.code == 530
+    assert [mail.account for mail in sink.mails] == [None]
+
+
 async def test_mail_after_starttls_but_before_auth_is_refused(sink):
     async with client(sink, start_tls=True) as smtp:
         with pytest.raises(aiosmtplib.SMTPSenderRefused) as refused:

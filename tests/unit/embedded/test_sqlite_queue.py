@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from worker.delivery.ports import Ack, Lane, Park, Return
 from worker.embedded.queue import MAX_FAILURES, LaneOrder, SqliteQueue
-from worker.embedded.queue_file import DELIVERY_LIMIT
+from worker.embedded.queue_file import DELIVERY_LIMIT, QueueFile
 from worker.errors import BrokerUnavailable, PublishRefused
 
 NOTHING = {"transactional": 0, "bulk": 0, "taken": 0, "parked": 0}
@@ -276,6 +277,17 @@ def run_python(body, path):
     code += "\n    await queue.close()\nasyncio.run(main())"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.run([sys.executable, "-c", code, path], env=environment, check=False).returncode
+
+
+async def test_a_settlement_that_cannot_be_stored_ends_the_consumer_with_the_error_itself(queue, monkeypatch):
+    def fail(self, message_id):
+        raise sqlite3.OperationalError("disk full")
+
+    monkeypatch.setattr(QueueFile, "delete", fail)
+    await publish(queue, b"x")
+    with pytest.raises(BrokerUnavailable, match="disk full"):
+        await asyncio.wait_for(queue.run(answering(Ack()), prefetch=1, stop=asyncio.Event()), 5)
+    assert await queue.counts() == {**NOTHING, "transactional": 1}
 
 
 async def test_headers_that_are_not_json_are_refused_at_publish(queue):

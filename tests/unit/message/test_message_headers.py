@@ -7,11 +7,11 @@ import pytest
 from message_events import AUTHOR, SENDER, event, mail, raw_header, read
 
 from schemas.address import Mailbox
-from schemas.event import EmailEvent, EmailRequested
+from schemas.event import Attachment, EmailEvent, EmailRequested
 from worker.errors import RenderError
 from worker.message import render
 from worker.message.addresses import address_header
-from worker.message.headers import text_header
+from worker.message.headers import encoded_words, text_header
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,10 @@ def test_an_address_that_no_schema_saw_cannot_become_two(email):
         ({"headers": {"x-a": "a\r\nb"}}, "data.headers.x-a"),
         ({"headers": {"x-a: b\r\nbcc": "a"}}, "data.headers.x-a: b\r\nbcc"),
         ({"headers": {"bcc": "a@b.example"}}, "data.headers.bcc"),
+        (
+            {"attachments": (Attachment.model_construct(filename="a\r\nb", content="YQ=="),)},
+            "data.attachments.0.filename",
+        ),
         ({"text": "a\0b"}, "data.text"),
         ({"html": "a\ud800b"}, "data.html"),
     ],
@@ -181,3 +185,48 @@ def test_an_ascii_header_is_folded_at_its_blanks_and_nowhere_else():
 def test_a_word_that_ends_in_a_colon_is_not_taken_for_the_headers_name():
     line = text_header("X-Note", f"see: {'y' * 100}", "x")
     assert line == f"X-Note: see:\r\n {'y' * 100}\r\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("plain words", "X-Note: plain words"),
+        (" leading", "X-Note: =?utf-8?q?_leading?="),
+        ("trailing ", "X-Note: =?utf-8?q?trailing_?="),
+        ("two  blanks", "X-Note: two  blanks"),
+        ("Grüße", "X-Note: =?utf-8?b?R3LDvMOfZQ==?="),
+        ("Grüße an alle Leute dort", "X-Note: =?utf-8?q?Gr=C3=BC=C3=9Fe_an_alle_Leute_dort?="),
+        ("日本", "X-Note: =?utf-8?b?5pel5pys?="),
+        ("é b", "X-Note: =?utf-8?b?w6kgYg==?="),
+        ("y" * 100, f"X-Note: {'y' * 100}"),
+    ],
+)
+def test_a_text_header_on_the_wire(value, line):
+    assert text_header("X-Note", value, "x") == f"{line}\r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "phrase"),
+    [
+        ("Amara Okafor", "Amara Okafor"),
+        ("Priya R. Raman", '"Priya R. Raman"'),
+        ('The "Boss", really', '"The \\"Boss\\", really"'),
+        ("back\\slash", '"back\\\\slash"'),
+        ("two  blanks", '"two  blanks"'),
+        (" edge", "=?utf-8?q?_edge?="),
+        ("=?utf-8?q?x?=", "=?utf-8?b?PT91dGYtOD9xP3g/PQ==?="),
+        ("Zoë (dev)", "=?utf-8?b?Wm/DqyAoZGV2KQ==?="),
+        ("   ", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_display_name_on_the_wire(name, phrase):
+    shown = "a@b.example" if phrase is None else f"{phrase} <a@b.example>"
+    assert address_header("To", [Mailbox(email="a@b.example", name=name)], "data.to") == f"To: {shown}\r\n"
+
+
+def test_encoded_words_never_hold_a_blank_or_pass_75_characters():
+    for word in encoded_words("Grüße an alle " * 20):
+        assert re.fullmatch(r"=\?utf-8\?[qb]\?[!-~]+\?=", word)
+        assert len(word) <= 75

@@ -121,6 +121,7 @@ def test_an_old_reader_finds_an_ascii_likeness_of_the_file_name(filename, likene
 def test_a_long_file_name_is_continued_over_short_lines():
     rendered = mail(attachments=[file("ü" * 500 + ".txt")])
     assert max(map(len, rendered.message.content.split(b"\r\n"))) <= 78
+    assert rendered.message.content.count(b"utf-8''") == 1  # RFC 2231 section 4.1: the first piece alone
     assert next(read(rendered).iter_attachments()).get_filename() == "ü" * 500 + ".txt"
 
 

@@ -66,6 +66,8 @@ def test_an_admitted_author_keeps_the_display_name_and_a_replaced_one_loses_it()
     asking = event(**{"subject": "s", "text": "t", "from": "The Boss <boss@acme.example>"})
     assert choose_sender(asking, config(**OWN, allowed_from=["@acme.example"])).from_.name == "The Boss"
     assert choose_sender(asking, config(**OWN)).from_.name is None
+    own = event(**{"subject": "s", "text": "t", "from": "Acme Mail <noreply@acme.example>"})
+    assert choose_sender(own, config(**OWN)).from_.name == "Acme Mail"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Random servers, random networks: what the engine says agrees with what the server did."""
 
 from itertools import cycle
+from random import Random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from smtp_model import FAULTS, GARBAGE, ModelServer, Truth, Witness, mail
@@ -151,7 +153,7 @@ def faults(kinds):
     return st.dictionaries(st.integers(0, 20), st.sampled_from(kinds), max_size=4)
 
 
-@settings(BUSY_MACHINE, max_examples=250)
+@settings(BUSY_MACHINE, max_examples=120)
 @given(MESSAGES, SIZES, EAGER, OPTIONS, st.lists(st.tuples(faults(FAULTS), CUT, CUT), max_size=3))
 def test_every_message_is_finished_once_and_as_the_server_saw_it(messages, sizes, eager, options, connections):
     world = World(messages, sizes, eager, **options)
@@ -159,7 +161,34 @@ def test_every_message_is_finished_once_and_as_the_server_saw_it(messages, sizes
     world.check()
 
 
-@settings(BUSY_MACHINE, max_examples=150)
+def random_world(random):
+    """A world drawn evenly, where hypothesis prefers small and early: faults reach the later commands."""
+    options = {name: random.random() < 0.5 for name in ("overlap", "chunking", "lenient_data")}
+    messages = [(random.randint(1, 3), random.choice(BODIES)) for _ in range(random.randint(1, 6))]
+    sizes = [random.choice([1, 2, 7, 50, 5000, 5000]) for _ in range(4)]
+    eager = [random.random() < 0.7 for _ in range(5)]
+    return World(messages, sizes, [*eager, True], pipelining=random.random() < 0.8, **options)
+
+
+def random_connection(random):
+    faults = {random.randint(0, 20): random.choice(FAULTS) for _ in range(random.randint(0, 4))}
+    return (
+        faults,
+        random.choice([None, None, random.randint(1, 900)]),
+        random.choice([None, None, random.randint(1, 400)]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_same_holds_in_a_hundred_evenly_drawn_worlds(seed):
+    random = Random(seed)
+    for _ in range(100):
+        world = random_world(random)
+        world.run([random_connection(random) for _ in range(3)])
+        world.check()
+
+
+@settings(BUSY_MACHINE, max_examples=100)
 @given(MESSAGES, SIZES, EAGER, OPTIONS, faults(["452", "552", "many lines", "bare"]))
 def test_refusals_alone_never_end_the_connection(messages, sizes, eager, options, faults):
     world = World(messages, sizes, eager, **options)
@@ -174,7 +203,7 @@ REPLIES = st.sampled_from(
 )
 
 
-@settings(BUSY_MACHINE, max_examples=200)
+@settings(BUSY_MACHINE, max_examples=100)
 @given(OPTIONS, st.lists(st.binary(max_size=20) | REPLIES, max_size=15))
 def test_no_bytes_of_a_server_make_the_engine_fail_or_finish_a_message_twice(options, chunks):
     capabilities = Capabilities(pipelining=options["pipelining"], chunking=True)

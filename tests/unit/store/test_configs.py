@@ -103,11 +103,11 @@ async def test_a_record_that_was_deleted_and_made_anew_does_not_repeat_a_version
 
 async def test_concurrent_puts_through_two_stores_get_distinct_versions(store, url):
     neighbour = ConfigStore(url, SecretBox([KEY]))
-    puts = [chosen.put(record(ACME)) for _ in range(10) for chosen in (store, neighbour)]
+    puts = [chosen.put(record(ACME)) for _ in range(5) for chosen in (store, neighbour)]
     versions = sorted(saved.version for saved in await asyncio.gather(*puts))
     await neighbour.close()
-    assert versions == list(range(1, 21))
-    assert (await store.get(ACME, "default")).version == 20
+    assert versions == list(range(1, 11))
+    assert (await store.get(ACME, "default")).version == 10
 
 
 async def test_concurrent_first_records_of_a_scope_leave_one_default(store):
@@ -130,8 +130,8 @@ async def test_the_first_record_of_a_scope_is_its_default_and_stays_it(store):
     assert [found.display_name for found in await store.list(ACME)] == ["first", "second"]
 
 
-async def test_deleting_the_default_promotes_the_oldest_other_even_if_changed_last(store):
-    for name in ("first", "second", "third", "second"):
+async def test_deleting_the_default_promotes_the_oldest_other_and_not_the_last_changed(store):
+    for name in ("first", "second", "third", "second", "third"):
         await store.put(record(ACME, name))
     await store.put(record(OTHER, "elsewhere"))
     assert await store.delete(ACME, "first")

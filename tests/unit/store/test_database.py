@@ -10,7 +10,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
+from schemas.smtp_config import Scope
 from tests.unit.store.samples import KEY, PASSWORD, record, with_password
 from worker.errors import SettingsError, StoreUnavailable
 from worker.store import database
@@ -150,6 +152,19 @@ async def test_stores_that_upgrade_one_new_file_at_once_all_succeed(url):
         await store.close()
 
 
+async def test_an_upgrade_that_meets_another_one_switching_to_wal_tries_again(fresh, monkeypatch):
+    switch, failures = database._use_wal, [sqlite3.OperationalError("database is locked")]
+
+    async def locked_at_first(connection):
+        if failures:
+            raise DBAPIError("PRAGMA journal_mode=WAL", {}, failures.pop())
+        await switch(connection)
+
+    monkeypatch.setattr(database, "_use_wal", locked_at_first)
+    await fresh.upgrade()
+    await fresh.check_schema()
+
+
 async def test_a_file_that_is_no_database_is_one_readable_line(fresh, tmp_path: Path):
     (tmp_path / "postbote.db").write_text("this is a letter, not a database " * 40)
     with pytest.raises(StoreUnavailable, match=r"postbote\.db cannot be used: file is not a database$"):
@@ -182,6 +197,19 @@ async def test_a_writer_waits_for_another_one_instead_of_failing(store, tmp_path
     blocker.execute("COMMIT")
     blocker.close()
     assert (await waiting).version == 1
+
+
+async def test_writers_that_read_before_they_write_take_turns(store):
+    await store.put(record())
+
+    async def raise_port():
+        async with store.database.writing() as connection:
+            port = (await connection.execute(text("SELECT port FROM smtp_configs"))).scalar_one()
+            await asyncio.sleep(0)
+            await connection.execute(text("UPDATE smtp_configs SET port = :port"), {"port": port + 1})
+
+    await asyncio.gather(*(raise_port() for _ in range(4)))
+    assert (await store.get(Scope(), "default")).port == record().port + 4
 
 
 async def test_a_writers_error_does_not_quote_the_record(store, tmp_path, monkeypatch):

@@ -145,6 +145,20 @@ async def test_a_store_that_is_away_is_asked_again_only_after_a_pause(cache, inn
     assert len(inner.asked) == 2
 
 
+async def test_the_pause_begins_only_when_a_slow_failure_ends(cache, inner, clock):
+    await cache.configs_for(ACME)
+    clock.now += 60
+    inner.error = StoreUnavailable("away")
+    inner.gate.clear()
+    slow = asyncio.create_task(cache.configs_for(ACME))
+    await inner.reads_begun(2)
+    clock.now += 10
+    inner.gate.set()
+    await slow
+    await cache.configs_for(ACME)
+    assert len(inner.asked) == 2
+
+
 async def test_a_scope_that_was_never_read_is_an_error_while_the_store_is_away(cache, inner):
     inner.error = StoreUnavailable("away")
     with pytest.raises(StoreUnavailable, match="away"):

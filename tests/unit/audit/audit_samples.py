@@ -1,0 +1,111 @@
+"""Records for tests of the audit, and a transport that answers as OpenSearch would, by a script."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import orjson
+from opensearchpy.exceptions import ConnectionError as LibraryConnectionError
+from opensearchpy.exceptions import ConnectionTimeout, TransportError
+
+from schemas.audit import AuditRecord, ConfigUsed, Outcome, Reply, Timings, TlsUsed
+
+NOON = datetime(2025, 11, 21, 12, 0, tzinfo=UTC)
+AWAY = LibraryConnectionError("N/A", "Cannot connect", OSError("refused"))
+SILENT = ConnectionTimeout("TIMEOUT", "", TimeoutError())
+
+
+def status_error(status, kind="some_exception"):
+    return TransportError(status, kind, {"error": {"root_cause": [{"reason": kind}]}})
+
+
+def audit_record(number=0, *, seconds=0.0, **changes):
+    values = {
+        "timestamp": NOON + timedelta(seconds=seconds),
+        "outcome": Outcome.ACCEPTED,
+        "partner": "acme",
+        "org": "dev",
+        "event_id": f"event-{number}",
+        "event_source": "/billing",
+        "event_time": NOON,
+        "recipient": f"user{number}@example.org",
+        "config": ConfigUsed(
+            scope="org:acme/dev", name="default", version=3, fingerprint="ab" * 8, host="smtp.example.org", port=587
+        ),
+        "tls": TlsUsed(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", verified=True),
+        "reply": Reply(code=250, enhanced="2.0.0", text="2.0.0 Ok: queued as 4XyZ", phase="final"),
+        "remote_queue_id": "4XyZ",
+        "message_id": f"<{number}@postbote.example>",
+        "timings": Timings(queued_ms=1.5, resolve_ms=0.1, render_ms=0.2, connect_ms=0.0, transaction_ms=12.25),
+        "worker_id": "worker-1",
+        **changes,
+    }
+    return AuditRecord(**values)
+
+
+def ids_of(*records):
+    return {record.document_id: record.index_month for record in records}
+
+
+class ScriptedTransport:
+    """Answers bulks and gets by the script's steps, then as a healthy server that remembers."""
+
+    def __init__(self, *steps):
+        self.steps = deque(steps)
+        self.documents = {}
+        self.requests = []
+        self.bulks = []
+        self.template_there = False
+        self.held = asyncio.Event()
+        self.held.set()
+        self.arrived = asyncio.Event()
+
+    async def perform_request(self, method, url, params=None, body=None, timeout=None, *, headers=None):
+        self.requests.append((method, url))
+        if "_index_template" in url:
+            there, self.template_there = self.template_there, self.template_there or method == "PUT"
+            return there if method == "HEAD" else {"acknowledged": True}
+        self.arrived.set()
+        await self.held.wait()
+        step = self.steps.popleft() if self.steps else None
+        if isinstance(step, Exception):
+            raise step
+        return self._bulk(body, step) if url == "/_bulk" else self._mget(orjson.loads(body)["docs"], step)
+
+    async def close(self):
+        self.closed = True
+
+    def _bulk(self, body, step):
+        lines = [orjson.loads(line) for line in body.splitlines()]
+        sent = [(action["create"]["_index"], action["create"]["_id"]) for action in lines[::2]]
+        self.bulks.append(sent)
+        if isinstance(step, dict):
+            return step
+        step = step or self._create
+        items = [
+            self._item(key, document, step(position, key))
+            for position, (key, document) in enumerate(zip(sent, lines[1::2], strict=True))
+        ]
+        return {"errors": any("error" in item for item in items), "items": [{"create": item} for item in items]}
+
+    def _create(self, _position, key):
+        return 409 if key in self.documents else 201
+
+    def _item(self, key, document, status):
+        if status < 300:
+            self.documents[key] = document
+            return {"status": status}
+        return {"status": status, "error": {"type": f"kind_{status}", "reason": f"why {status}"}}
+
+    def _mget(self, docs, step):
+        if isinstance(step, dict):
+            return step
+        if callable(step):
+            return {"docs": [step(doc) for doc in docs]}
+        return {"docs": [{"found": (doc["_index"], doc["_id"]) in self.documents} for doc in docs]}
+
+
+def statuses(*of_items: int) -> Callable:
+    """A bulk's answer by position; items beyond are created."""
+    return lambda position, _key: of_items[position] if position < len(of_items) else 201

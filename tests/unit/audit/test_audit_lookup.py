@@ -1,0 +1,103 @@
+"""Looking records up against a transport that answers by script."""
+
+import asyncio
+
+import pytest
+
+from tests.unit.audit.audit_samples import AWAY, SILENT, ScriptedTransport, audit_record, ids_of, status_error
+from worker.audit.link import OpenSearchAccess, OpenSearchLink
+from worker.audit.lookup import RecordLookup
+from worker.errors import AuditUnavailable
+
+RECORD = audit_record()
+IDS = ids_of(RECORD)
+
+
+def lookup_over(transport):
+    return RecordLookup(OpenSearchLink(OpenSearchAccess("http://127.0.0.1:1"), transport), "test")
+
+
+def holding(*records, index="test-2025.11", steps=()):
+    transport = ScriptedTransport(*steps)
+    transport.documents = {(index, record.document_id): {} for record in records}
+    return transport
+
+
+async def test_what_exists_is_found_and_the_rest_is_not():
+    others = [audit_record(n) for n in range(1, 4)]
+    found = await lookup_over(holding(RECORD, others[1])).recorded(ids_of(RECORD, *others))
+    assert found == {RECORD.document_id, others[1].document_id}
+
+
+async def test_a_dead_letter_counts_as_recorded():
+    assert await lookup_over(holding(RECORD, index="test-deadletter")).recorded(IDS) == set(IDS)
+
+
+async def test_asking_for_nothing_asks_nobody():
+    transport = holding()
+    assert await lookup_over(transport).recorded({}) == frozenset()
+    assert transport.requests == []
+
+
+async def test_a_missing_index_means_not_recorded():
+    transport = holding(steps=[lambda _doc: {"error": {"type": "index_not_found_exception"}}])
+    assert await lookup_over(transport).recorded(IDS) == frozenset()
+
+
+async def test_many_askers_share_one_request():
+    records = [audit_record(n) for n in range(40)]
+    transport = holding(*records)
+    lookup = lookup_over(transport)
+    answers = await asyncio.gather(*(lookup.recorded(ids_of(record)) for record in records))
+    assert all(answers)
+    assert len(transport.requests) == 1
+
+
+async def test_more_than_five_hundred_ids_take_several_requests():
+    records = [audit_record(n) for n in range(1001)]
+    transport = holding(*records)
+    assert len(await lookup_over(transport).recorded(ids_of(*records))) == 1001
+    assert len(transport.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [AWAY, SILENT, status_error(429), status_error(503), status_error(404), {"took": 1}, {"docs": []}, {"docs": [1]}]
+    + [lambda _doc: {"error": {"type": "no_shard_available_action_exception"}}],
+    ids=str,
+)
+async def test_a_lookup_without_an_answer_is_asked_again_and_never_means_no(failure):
+    lookup = lookup_over(holding(RECORD, steps=[failure, failure]))
+    assert await lookup.recorded(IDS) == set(IDS)
+    assert lookup._link.health.state().failing_since is None
+
+
+async def test_an_item_that_cannot_be_read_does_not_hold_up_the_others():
+    other = audit_record(1)
+
+    def closed_for_other(doc):
+        if doc["_id"] == other.document_id:
+            return {"error": {"type": "index_closed_exception"}}
+        return {"found": True}
+
+    lookup = lookup_over(holding(RECORD, other, steps=[closed_for_other] * 3))
+    slow = asyncio.create_task(lookup.recorded(ids_of(other)))
+    assert await lookup.recorded(IDS) == set(IDS)
+    assert not slow.done()
+    assert await slow == {other.document_id}
+
+
+@pytest.mark.parametrize("arrived", [True, False], ids=["after the request left", "before the request left"])
+async def test_closing_fails_who_waits(arrived):
+    transport = holding(steps=[AWAY] * 10_000)
+    lookup = lookup_over(transport)
+    asking = asyncio.create_task(lookup.recorded(IDS))
+    if arrived:
+        await transport.arrived.wait()
+    else:
+        await asyncio.sleep(0)
+    await lookup.close()
+    with pytest.raises(AuditUnavailable):
+        await asking
+    with pytest.raises(AuditUnavailable):
+        await lookup.recorded(IDS)
