@@ -6,7 +6,6 @@ a password as an argument, where every user of the host could read it, and none 
 """
 
 import asyncio
-import os
 import ssl
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from worker.store.rows import RecordSummary, label
 PASSWORD_VARIABLE = "POSTBOTE_SMTP_PASSWORD"  # noqa: S105 # the name of a variable, not a password
 NOT_AVAILABLE = 1
 BAD_INPUT = 2
+_UNVERIFIED = "Do not verify the certificate"
 _PIPE_WIDTH = 200  # columns of a table that no terminal limits
 _REMEDIES = {"host": "expected a host name or an IP address"}  # where pydantic would quote a pattern
 T = TypeVar("T")
@@ -56,13 +56,13 @@ def set_record(  # noqa: PLR0913 # one option for each field of the record
     port: Annotated[int, typer.Option(help="SMTP server's port, such as 465 or 587")],
     tls: Annotated[TlsMode | None, typer.Option(help="Default: ssl for port 465, otherwise starttls")] = None,
     use_tls: Annotated[bool | None, typer.Option("--use-tls/--no-use-tls", help="Instead of --tls")] = None,
-    username: Annotated[str | None, typer.Option(help="User; its password is asked for")] = None,
-    password_stdin: Annotated[bool, typer.Option(help=f"Read it from standard input, not {PASSWORD_VARIABLE}")] = False,
+    username: Annotated[str | None, typer.Option(help=f"User; its password: asked for, or {PASSWORD_VARIABLE}")] = None,
+    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password here")] = False,
     from_address: Annotated[str | None, typer.Option("--from", help="From where an event brings none")] = None,
     reply_to: Annotated[str | None, typer.Option(help="Reply-To where an event brings none")] = None,
     allowed_from: Annotated[list[str] | None, typer.Option(help="From that events may use; repeatable")] = None,
     ca_bundle: Annotated[Path | None, typer.Option(help="PEM file of the CA that signed the server")] = None,
-    insecure_skip_verify_tls: Annotated[bool, typer.Option(help="Do not verify the certificate")] = False,
+    insecure_skip_verify_tls: Annotated[bool, typer.Option("--insecure-skip-verify-tls", help=_UNVERIFIED)] = False,
     retries: Annotated[int | None, typer.Option(help="Retries in process after a transient failure")] = None,
     max_connections: Annotated[int | None, typer.Option(help="Connections to the server at most")] = None,
     rate_per_minute: Annotated[int | None, typer.Option(help="Mails a minute at most")] = None,
@@ -222,7 +222,9 @@ def _read_password(username: str | None, *, from_stdin: bool) -> str | None:
         return _one_line_of(sys.stdin.read())
     if username is None:
         return None
-    if found := _password_from_environment():
+    with _failing_readably():
+        found = _password_from_environment()
+    if found:
         return found
     if not _at_terminal():
         _fail(f"password: give it by --password-stdin or {PASSWORD_VARIABLE}: there is no terminal to ask at")
@@ -230,7 +232,10 @@ def _read_password(username: str | None, *, from_stdin: bool) -> str | None:
 
 
 def _password_from_environment() -> str | None:
-    return os.environ.get(PASSWORD_VARIABLE)
+    from worker.settings import load_settings
+
+    found = load_settings().smtp_password
+    return None if found is None else found.get_secret_value()
 
 
 def _one_line_of(text: str) -> str:

@@ -116,6 +116,9 @@ class Settings(BaseSettings):
     secret_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_list)] = Field(
         (), description="Fernet keys for stored passwords, comma-separated; the first one encrypts, all decrypt"
     )
+    smtp_password: SecretStr | None = Field(
+        None, description="Password for `postbote config set --username`, where nobody can be asked for it"
+    )
     config_cache_s: float = Field(2.0, ge=0, le=300, description="Seconds for which a read SMTP record is reused")
 
     # The controller's own SMTP record

@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import subprocess
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -28,6 +29,10 @@ BIN = "/usr/lib/rabbitmq/bin"  # /usr/sbin holds Debian's wrappers, which serve 
 PACKAGES = ("rabbitmq-server",)
 PROGRAMS = (f"{BIN}/rabbitmq-server", "epmd")
 MANAGEMENT_VARIABLE = "POSTBOTE_TEST_RABBITMQ_MANAGEMENT_URL"
+
+# RabbitMQ 3.10 writes its directory of quorum queues every half second. Killed sooner after a queue was declared,
+# it comes back with that queue, and with its messages, but without a leader for it: every use times out after 60 s.
+SETTLE_S = 1.0
 
 # How often a quorum queue reports its counts; 5 s by default, which a test that waits for them would feel.
 TICK = "-rabbit quorum_tick_interval 500"
@@ -71,7 +76,8 @@ class Broker:
         self.host.stop()
 
     def kill(self) -> None:
-        """SIGKILL: clients see a reset."""
+        """SIGKILL: clients see a reset. Takes a second, see `SETTLE_S`."""
+        time.sleep(SETTLE_S)
         self.host.kill()
 
     def restart(self) -> None:

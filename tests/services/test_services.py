@@ -6,9 +6,10 @@ import smtplib
 import ssl
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pika
 import pika.exceptions
@@ -43,6 +44,13 @@ def consume(url: str, queue: str, count: int) -> list[bytes]:
     raise AssertionError
 
 
+def serve(connection: pika.BlockingConnection, done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline
+        connection.process_data_events(time_limit=0.1)
+
+
 class TestRabbitMQ:
     def test_a_quorum_queue_gives_back_what_was_confirmed(self, amqp_url: str) -> None:
         publisher = channel(amqp_url)
@@ -72,25 +80,25 @@ class TestRabbitMQ:
 
     def test_a_memory_alarm_blocks_publishers_and_can_be_cleared(self, rabbitmq: Broker, amqp_url: str) -> None:
         publisher = channel(amqp_url)
-        blocked: list[object] = []
-        publisher.connection.add_on_connection_blocked_callback(lambda *frames: blocked.append(frames))
+        states: list[str] = []
+        publisher.connection.add_on_connection_blocked_callback(lambda *_: states.append("blocked"))
+        publisher.connection.add_on_connection_unblocked_callback(lambda *_: states.append("unblocked"))
+        publisher.queue_declare("q", durable=True)
         rabbitmq.raise_memory_alarm()
-        try:
-            with pytest.raises(pika.exceptions.ConnectionClosed):
-                self._publish_until_closed(rabbitmq, publisher, amqp_url)
-            assert blocked
-        finally:
-            rabbitmq.clear_memory_alarm()
-        channel(amqp_url).queue_declare("q", durable=True)
+        # Without a confirm to wait for, this only makes the connection one that publishes: such are blocked.
+        publisher.connection.add_callback_threadsafe(
+            lambda: publisher._impl.basic_publish("", "q", b"held back", PERSISTENT)
+        )
+        serve(publisher.connection, lambda: states == ["blocked"])
+        rabbitmq.clear_memory_alarm()
+        serve(publisher.connection, lambda: states == ["blocked", "unblocked"])
+        assert consume(amqp_url, "q", 1) == [b"held back"]
 
-    @staticmethod
-    def _publish_until_closed(rabbitmq: Broker, publisher: object, url: str) -> None:
-        # A blocked connection is read no more: nothing but its end by the broker ends the wait.
-        connection = publisher.connection  # type: ignore[attr-defined]
-        publisher.basic_publish("", "nowhere", b"x", PERSISTENT) if False else None  # type: ignore[attr-defined]
-        connection.process_data_events(time_limit=0.2)
-        rabbitmq.close_connections(url)
-        connection.process_data_events(time_limit=10)
+    def test_connections_are_closed_from_the_brokers_side(self, rabbitmq: Broker, amqp_url: str) -> None:
+        connection = channel(amqp_url).connection
+        rabbitmq.close_connections(amqp_url)
+        with pytest.raises(pika.exceptions.ConnectionClosedByBroker):
+            connection.process_data_events(time_limit=10)
 
 
 def call(server: OpenSearchServer, method: str, path: str, body: str | None = None, seconds: float = 10) -> dict:

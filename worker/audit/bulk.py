@@ -90,6 +90,7 @@ class BulkWriter:
                 self._link.health.failed(str(error))
                 failures += 1
                 await self._link.pause(backoff_s(failures))
+        self._link.health.succeeded()
 
     async def close(self, grace_s: float) -> None:
         """Send what waits, within the grace; then fail the writers of what is left."""
@@ -146,9 +147,9 @@ class BulkWriter:
                 await self._linger()
                 await self._deliver(self._take())
         finally:
-            # Cancelled by close, or ended by a mistake of ours: no writer is left waiting for nobody.
             self._flushing = False
-            self._fail_all("the audit's flusher ended")
+            if not self._closed:  # a mistake of ours: no writer is left waiting for nobody
+                self._fail_all("the audit's flusher ended")
 
     async def _linger(self) -> None:
         if self._closed:
@@ -227,7 +228,6 @@ class BulkWriter:
         if not self._template_ensured:
             await ensure_template(self._link, self._prefix)
             self._template_ensured = True
-            self._link.health.succeeded()
 
     def _settle(self, entry: Entry) -> None:
         self._unsettled.discard(entry)

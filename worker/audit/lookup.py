@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -60,34 +61,39 @@ class RecordLookup:
         if self._asker is not None:
             self._asker.cancel()
             await asyncio.gather(self._asker, return_exceptions=True)
+        self._give_up()
 
     async def _ask_all(self) -> None:
-        batch: list[_Question] = []
+        await asyncio.sleep(_COALESCE_S)
+        failures = 0
         try:
-            await asyncio.sleep(_COALESCE_S)
-            while self._questions:
-                batch = [self._questions.popleft() for _ in range(min(_MAX_IDS, len(self._questions)))]
-                await self._ask_until_answered(batch)
+            while batch := self._first_unanswered():
+                failures = 0 if await self._ask(batch) else failures + 1
+                if failures:
+                    self._questions.rotate(-len(batch))  # what cannot be answered now lets the others go first
+                    await self._link.pause(backoff_s(failures))
         finally:
-            # Cancelled by close: nothing is known about those that have no answer yet.
-            self._give_up([*batch, *self._questions])
-            self._questions.clear()
+            self._give_up()  # after a mistake of ours: nobody is left waiting for no one
 
-    def _give_up(self, questions: Sequence[_Question]) -> None:
-        for question in questions:
+    async def _ask(self, batch: Sequence[_Question]) -> bool:
+        try:
+            self._answer(batch, await self._link.request(self._call(batch)))
+        except AuditUnavailable as error:
+            self._link.health.failed(str(error))
+            return False
+        self._link.health.succeeded()
+        return True
+
+    def _first_unanswered(self) -> list[_Question]:
+        # A question stays in the queue until it is answered, so that whoever gives up finds it there.
+        self._questions = deque(question for question in self._questions if not question.answer.done())
+        return list(islice(self._questions, _MAX_IDS))
+
+    def _give_up(self) -> None:
+        for question in self._questions:
             if not question.answer.done():
                 question.answer.set_exception(AuditUnavailable("this worker stops before the audit has answered"))
-
-    async def _ask_until_answered(self, batch: Sequence[_Question]) -> None:
-        failures = 0
-        while batch := [question for question in batch if not question.answer.done()]:
-            try:
-                self._answer(batch, await self._link.request(self._call(batch)))
-                self._link.health.succeeded()
-            except AuditUnavailable as error:
-                self._link.health.failed(str(error))
-                failures += 1
-                await self._link.pause(backoff_s(failures))
+        self._questions.clear()
 
     def _call(self, batch: Sequence[_Question]) -> Call:
         indices = [(q.document_id, f"{self._prefix}-{part}") for q in batch for part in (q.month, DEAD_LETTER_MONTH)]
@@ -98,19 +104,17 @@ class RecordLookup:
         """Set what is known; raise AuditUnavailable where an item could not be read."""
         try:
             found = [_exists(doc) for doc in answer["docs"]]
-            pairs = list(zip(found[::2], found[1::2], strict=True))
+            answers = list(zip(batch, found[::2], found[1::2], strict=True))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             msg = "OpenSearch's answer to a lookup cannot be read"
             raise AuditUnavailable(msg) from error
         unknown = None
-        for question, pair in zip(batch, pairs, strict=True):
-            refused = [part for part in pair if isinstance(part, str)]
-            if question.answer.done():
-                continue
-            if True in pair or not refused:
-                question.answer.set_result(True in pair)
-            else:
+        for question, *parts in answers:
+            refused = [part for part in parts if isinstance(part, str)]
+            if refused and True not in parts:
                 unknown = refused[0]
+            elif not question.answer.done():  # whoever asked may have been cancelled
+                question.answer.set_result(True in parts)
         if unknown is not None:
             msg = f"OpenSearch cannot say whether a record exists: {unknown}"
             raise AuditUnavailable(msg)

@@ -362,6 +362,8 @@ FAULT_RULES: tuple[FaultRule, ...] = (
               "The server offers no login that the record could use."),
     FaultRule("smtputf8-not-offered", _BEFORE_DOT, frozenset({Fault.SMTPUTF8_NOT_OFFERED}), _REFUSED_MESSAGE,
               "The server cannot take addresses or headers beyond ASCII."),
+    FaultRule("eight-bit-not-offered", _BEFORE_DOT, frozenset({Fault.EIGHT_BIT_NOT_OFFERED}), _REFUSED_MESSAGE,
+              "The server cannot take octets above 127."),
     FaultRule("larger-than-offered", _BEFORE_DOT, frozenset({Fault.TOO_LARGE}), _REFUSED_MESSAGE,
               "The message is larger than the server says it takes."),
     FaultRule("not-smtp", _SETUP, frozenset({Fault.PROTOCOL}), _NO_SERVICE, "The server's replies do not follow SMTP."),

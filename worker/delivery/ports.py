@@ -108,6 +108,7 @@ class Fault(StrEnum):
     TLS_FAILED = "tls_failed"
     AUTH_NOT_OFFERED = "auth_not_offered"
     SMTPUTF8_NOT_OFFERED = "smtputf8_not_offered"
+    EIGHT_BIT_NOT_OFFERED = "eight_bit_not_offered"
     TOO_LARGE = "too_large"
     PROTOCOL = "protocol"
     SHUTDOWN = "shutdown"

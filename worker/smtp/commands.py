@@ -42,7 +42,7 @@ def refused_locally(
     if needs_smtputf8(envelope, message) and not capabilities.smtputf8:
         return Answer(Phase.MAIL, fault=Fault.SMTPUTF8_NOT_OFFERED, detail="the server does not offer SMTPUTF8")
     if message.eight_bit and not capabilities.eight_bit_mime:
-        return Answer(Phase.MAIL, fault=Fault.PROTOCOL, detail="the server does not offer 8BITMIME")
+        return Answer(Phase.MAIL, fault=Fault.EIGHT_BIT_NOT_OFFERED, detail="the server does not offer 8BITMIME")
     if require_tls and not capabilities.require_tls:
         return Answer(Phase.MAIL, fault=Fault.TLS_NOT_OFFERED, detail="the server does not offer REQUIRETLS")
     return None

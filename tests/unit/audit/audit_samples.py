@@ -60,8 +60,14 @@ class ScriptedTransport:
         self.held = asyncio.Event()
         self.held.set()
         self.arrived = asyncio.Event()
+        self._asked = asyncio.Condition()
 
-    async def perform_request(self, method, url, params=None, body=None, timeout=None, *, headers=None):
+    async def bulk_number(self, count):
+        """Return once so many bulks have arrived."""
+        async with self._asked:
+            await self._asked.wait_for(lambda: len(self.bulks) >= count)
+
+    async def perform_request(self, method, url, params=None, body=None, timeout=None, *, headers=None):  # noqa: ASYNC109
         self.requests.append((method, url))
         if "_index_template" in url:
             there, self.template_there = self.template_there, self.template_there or method == "PUT"
@@ -71,7 +77,12 @@ class ScriptedTransport:
         step = self.steps.popleft() if self.steps else None
         if isinstance(step, Exception):
             raise step
-        return self._bulk(body, step) if url == "/_bulk" else self._mget(orjson.loads(body)["docs"], step)
+        if url == "/_mget":
+            return self._mget(orjson.loads(body)["docs"], step)
+        answer = self._bulk(body, step)
+        async with self._asked:
+            self._asked.notify_all()
+        return answer
 
     async def close(self):
         self.closed = True

@@ -86,8 +86,14 @@ async def test_writing_nothing_asks_nothing():
 
 @pytest.mark.parametrize(
     "failure",
-    [AWAY, SILENT, SerializationError("<html>"), {"took": 1}, {"errors": True, "items": []}]
-    + [status_error(status) for status in (401, 403, 429, 500, 502, 503, 504)],
+    [
+        AWAY,
+        SILENT,
+        SerializationError("<html>"),
+        {"took": 1},
+        {"errors": True, "items": []},
+        *(status_error(status) for status in (401, 403, 429, 500, 502, 503, 504)),
+    ],
     ids=str,
 )
 async def test_a_bulk_without_an_answer_is_sent_again_word_for_word(failure):
@@ -169,8 +175,7 @@ async def test_a_dead_letter_that_is_refused_too_waits_and_blocks_nobody():
     transport = ScriptedTransport(statuses(400), *[statuses(403)] * 5)
     async with writer_over(transport) as writer:
         bad = asyncio.create_task(writer.write([audit_record(1)]))
-        while len(transport.bulks) < 3:
-            await asyncio.sleep(0.001)
+        await transport.bulk_number(3)
         assert not bad.done()
         assert "takes no record now: 403" in writer.health.state().reason
         await bad

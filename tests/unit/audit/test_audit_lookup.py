@@ -62,8 +62,15 @@ async def test_more_than_five_hundred_ids_take_several_requests():
 
 @pytest.mark.parametrize(
     "failure",
-    [AWAY, SILENT, status_error(429), status_error(503), status_error(404), {"took": 1}, {"docs": []}, {"docs": [1]}]
-    + [lambda _doc: {"error": {"type": "no_shard_available_action_exception"}}],
+    [
+        AWAY,
+        SILENT,
+        *(status_error(status) for status in (404, 429, 503)),
+        {"took": 1},
+        {"docs": []},
+        {"docs": [1]},
+        lambda _doc: {"error": {"type": "no_shard_available_action_exception"}},
+    ],
     ids=str,
 )
 async def test_a_lookup_without_an_answer_is_asked_again_and_never_means_no(failure):

@@ -343,7 +343,7 @@ def test_quit_and_reset_are_for_idle_connections():
     [
         ("size", Capabilities(size=True, max_size=5), {}, {}, Fault.TOO_LARGE),
         ("headers beyond ASCII", LOCKSTEP, {}, {"smtputf8": True}, Fault.SMTPUTF8_NOT_OFFERED),
-        ("eight bit", LOCKSTEP, {}, {"eight_bit": True}, Fault.PROTOCOL),
+        ("eight bit", LOCKSTEP, {}, {"eight_bit": True}, Fault.EIGHT_BIT_NOT_OFFERED),
         ("REQUIRETLS", LOCKSTEP, {"require_tls": True}, {}, Fault.TLS_NOT_OFFERED),
     ],
 )
