@@ -8,6 +8,9 @@ from xml.sax.saxutils import escape
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "way-of-an-event.svg"
 
+LABEL = "The way of one event: from the publisher over RabbitMQ and the worker to SMTP and the audit"
+FONT = 'font-family="system-ui, sans-serif" font-size="13"'
+
 # name: x, y, width, height, colour, lines
 BOXES: dict[str, tuple[int, int, int, int, str, tuple[str, ...]]] = {
     "publisher": (20, 40, 130, 60, "#eef2f7", ("publisher", "AMQP · HTTP · CLI")),
@@ -16,7 +19,7 @@ BOXES: dict[str, tuple[int, int, int, int, str, tuple[str, ...]]] = {
     "parked": (200, 330, 150, 60, "#f9d6d5", ("postbote.parked", "with its reason")),
     "parse": (400, 150, 170, 44, "#dcebdd", ("parse", "CloudEvents 1.0")),
     "seen": (400, 210, 170, 44, "#dcebdd", ("recorded already?", "ask the audit")),
-    "resolve": (400, 270, 170, 44, "#dcebdd", ("resolve", "org › partner › controller")),
+    "resolve": (400, 270, 170, 44, "#dcebdd", ("resolve", "org, partner, controller")),
     "render": (400, 330, 170, 44, "#dcebdd", ("render", "RFC 5322 bytes")),
     "send": (400, 390, 170, 44, "#dcebdd", ("send", "one reply per recipient")),
     "judge": (400, 450, 170, 44, "#dcebdd", ("outcome rules", "accepted · refused · retry …")),
@@ -49,11 +52,9 @@ ARROWS: tuple[tuple[str, str, int, int], ...] = (
 def draw() -> str:
     """Return the picture as SVG."""
     parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 870 530" role="img" '
-        'aria-label="The way of one event: from the publisher over RabbitMQ and the worker to SMTP and the audit" '
-        'font-family="system-ui, sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 870 530" role="img" aria-label="{LABEL}" {FONT}>',
         '<rect width="870" height="530" fill="#ffffff"/>',
-        '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">',
         '<path d="M0 0 L8 4 L0 8 z" fill="#44546a"/></marker></defs>',
         '<rect x="385" y="130" width="200" height="380" rx="10" fill="none" stroke="#7a9a7d" stroke-dasharray="5 4"/>',
         '<text x="392" y="146" fill="#4d7350" font-size="11">worker</text>',

@@ -104,7 +104,7 @@ async def work(settings: Settings, backend: Backend, configs: ConfigSource, stop
     """Consume and deliver until `stop`; then let transactions end, within the grace."""
     pool = SmtpPool(settings.ehlo_name)
     ports = PipelinePorts(configs, pool, backend.audit, backend.lookup)
-    retry = RetryPolicy(settings.retry_budget_s, settings.retry_first_wait_s)
+    retry = RetryPolicy(settings.retry_budget_s, settings.retry_first_wait_s, settings.doubt_wait_s)
     pipeline = Pipeline(ports, worker_id=settings.worker_id, retry=retry)
     consuming = asyncio.ensure_future(backend.consume(pipeline.handle, stop))
     stopped = asyncio.ensure_future(stop.wait())

@@ -138,6 +138,9 @@ class Settings(BaseSettings):
     # Sending
     retry_budget_s: float = Field(60.0, ge=0, le=60, description="Seconds of in-process retries for one event")
     retry_first_wait_s: float = Field(1.0, gt=0, le=60, description="Seconds before the first retry; doubles after")
+    doubt_wait_s: float = Field(
+        60.0, ge=0, le=600, description="Seconds before a mail is sent again that the server may have got already"
+    )
     ehlo_name: str = Field(
         default_factory=socket.getfqdn, description="Name given in EHLO and Message-ID; this host's name by default"
     )

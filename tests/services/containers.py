@@ -1,7 +1,6 @@
 """Docker, through testcontainers: whether it is open, and a container that keeps its ports when restarted."""
 
 import functools
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import docker
 from docker.errors import DockerException, ImageNotFound
+from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 
 from tests.services.sessions import Session, locked
@@ -16,7 +16,10 @@ from tests.services.ways import ServiceUnavailable
 
 # testcontainers would start a second container that removes the first when the tests end. Sessions do that
 # here, also after a kill -9, and the helper's image may be out of reach.
-os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
+testcontainers_config.ryuk_disabled = True
+# Ports are published on loopback alone. Where the tests themselves run in a container, testcontainers would go by
+# the bridge's address; the engine that counts here is this machine's own.
+testcontainers_config.tc_host_override = testcontainers_config.tc_host_override or "127.0.0.1"
 
 START_DOCKER = "start a Docker engine"
 
@@ -96,9 +99,13 @@ class Container:
         if self._created:
             self._raw.start()
             return
-        self._container.start()
-        self._created = True
-        self._session.register_container(str(self._raw.id))
+        try:
+            self._container.start()
+        finally:
+            # Also when it does not become ready: it runs by then, and must end with the session.
+            if self._raw is not None:
+                self._session.register_container(str(self._raw.id))
+                self._created = True
 
     def stop(self) -> None:
         """Ask its first process to end."""
@@ -127,7 +134,7 @@ class Container:
 
     @property
     def _raw(self) -> Any:
-        return self._container.get_wrapped_container()
+        return self._container._container
 
 
 def publish(container: DockerContainer, ports: Sequence[tuple[int, int]]) -> DockerContainer:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from schemas.audit import AuditRecord, Outcome
+from schemas.event import OnDoubt
 from schemas.smtp_config import SmtpConfig
 from worker.delivery.outcome import Retry, Verdict, decide
 from worker.delivery.ports import Answer, AuditSink, Mailer, TransactionResult
@@ -80,31 +81,50 @@ class Attempts:
         self._attempt = 0
         self._waiting: tuple[_Judged, ...] = ()
         self._last: TransactionResult | None = None
+        self._doubtful: tuple[_Judged, ...] = ()
+        self._on_doubt = writer.event.data.on_doubt
         self._held = _Held()
 
     async def run(self, policy: RetryPolicy, sleep: Sleep) -> Finished:
         """Attempt until every recipient has an end, the budget is spent, or `sleep` is interrupted."""
         try:
-            await self._step()
-        except StillPending as first:
-            if not await self._retry(first, policy, sleep):
-                return Finished(interrupted=True)
+            await self._until_settled(policy, sleep)
+            if self._doubtful and self._on_doubt is OnDoubt.RESEND:
+                await self._resend_doubtful(policy, sleep)
+        except Interrupted:
+            return Finished(interrupted=True)
         held = self._held
+        held.add(self._doubtful, Outcome.IN_DOUBT)
         return Finished(tuple(held.recipients), held.reason, held.detail)
 
-    async def _retry(self, first: StillPending, policy: RetryPolicy, sleep: Sleep) -> bool:
-        """True once nothing is pending any more; False where the worker stopped before that."""
+    async def _until_settled(self, policy: RetryPolicy, sleep: Sleep) -> None:
+        """Attempt until nothing is pending; what is left at the end of the budget is held."""
+        try:
+            await self._step()
+        except StillPending as first:
+            await self._retry(first, policy, sleep)
+
+    async def _retry(self, first: StillPending, policy: RetryPolicy, sleep: Sleep) -> None:
         try:
             await retry_pending(
                 first, self._step, policy=policy, retries=self._config.retries, before_wait=self._defer, sleep=sleep
             )
-        except Interrupted:
-            return False
         except StillPending:
             # The retry tiers of the broker will take these; until they exist an operator does.
             await self._record(self._waiting, outcome=Outcome.PARKED)
             self._held.add(self._waiting, Outcome.DEFERRED)
-        return True
+
+    async def _resend_doubtful(self, policy: RetryPolicy, sleep: Sleep) -> None:
+        """Send the same bytes once more, after a wait in which a slow server may still have answered others.
+
+        Whoever has both copies can tell them for one by their Message-ID; the record says that
+        this may be a second one. A second doubt is an operator's.
+        """
+        self._pending = tuple(one.recipient for one in self._doubtful)
+        self._doubtful = ()
+        await sleep(policy.doubt_wait_s)
+        self._writer.possible_duplicate = True
+        await self._until_settled(policy, sleep)
 
     async def _step(self) -> None:
         """Make one attempt; raise StillPending where some recipients want another."""
@@ -113,12 +133,12 @@ class Attempts:
         self._last = await self._mailer.send(self._config, envelope, self._rendered.message)
         judged = [_Judged(r, self._last.answers[r], decide(self._last.answers[r])) for r in self._pending]
         final = [one for one in judged if one.verdict.retry is Retry.NEVER]
-        doubtful = [one for one in judged if one.verdict.retry is Retry.DOUBT]
+        doubtful = tuple(one for one in judged if one.verdict.retry is Retry.DOUBT)
         self._waiting = tuple(one for one in judged if one.verdict.retry not in (Retry.NEVER, Retry.DOUBT))
         await self._record([*final, *doubtful])
         self._held.add((one for one in final if one.verdict.outcome is Outcome.CONFIG_FAULT), Outcome.CONFIG_FAULT)
         # Nobody can know whether these arrived, and sending again at once could make a second mail.
-        self._held.add(doubtful, Outcome.IN_DOUBT)
+        self._doubtful += doubtful
         self._pending = tuple(one.recipient for one in self._waiting)
         if self._waiting:
             raise _failure(self._waiting)

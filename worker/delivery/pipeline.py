@@ -19,7 +19,7 @@ from tenacity.wait import wait_exponential_jitter
 
 from schemas.audit import Outcome, document_id
 from schemas.cloudevents import InvalidEvent, parse_event
-from schemas.event import EmailEvent
+from schemas.event import EmailEvent, OnDoubt
 from schemas.smtp_config import Scope, SmtpConfig
 from worker.delivery import records
 from worker.delivery.attempts import Attempts, Finished
@@ -44,7 +44,7 @@ from worker.message import ConfigFaultReason, Rendered, choose_sender, render
 
 log = structlog.get_logger(__name__)
 
-# Refusals are looked up for so many attempts: a later one is refused again and recorded as it is.
+# Refusals and doubts are looked up for so many attempts; a refusal beyond is only refused again.
 _LOOKED_UP_ATTEMPTS = 3
 # RabbitMQ gives a consumer 30 minutes for a delivery: nothing is held longer than 12.
 _STORE_PATIENCE_S = 600.0
@@ -74,6 +74,14 @@ class _Job:
     incoming: Incoming
     writer: RecordWriter
     pending: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the audit knows: who has no end yet, and who is held in doubt."""
+
+    pending: tuple[str, ...]
+    in_doubt: tuple[str, ...]
 
 
 class Pipeline:
@@ -148,23 +156,33 @@ class Pipeline:
         queued_ms = max(0.0, (received - event.envelope.time).total_seconds() * 1000)
         writer = RecordWriter(event, self._worker_id, Stopwatch(received, queued_ms))
         writer.possible_duplicate = incoming.redelivered
-        job = _Job(event, incoming, writer, await self._not_yet_final(event))
-        if not job.pending:
-            log.info("event is recorded already: nothing left to send")
-            return Ack()
-        if event.data.expires_at is not None and event.data.expires_at <= received:
+        known = await self._known(event)
+        job = _Job(event, incoming, writer, known.pending)
+        if job.pending:
+            return _held_too(await self._deliver_pending(job), known.in_doubt)
+        log.info("event is recorded already: nothing left to send")
+        return _held_too(Ack(), known.in_doubt)
+
+    async def _deliver_pending(self, job: _Job) -> Settlement:
+        expires_at = job.event.data.expires_at
+        if expires_at is not None and expires_at <= job.writer.stopwatch.received:
             await self._record_all(job, Outcome.EXPIRED, "expires_at passed before delivery")
             return Ack()
-        early = await self._wait_for_start(event)
+        early = await self._wait_for_start(job.event)
         return early if early is not None else await self._resolve_and_send(job)
 
-    async def _not_yet_final(self, event: EmailEvent) -> tuple[str, ...]:
-        """The recipients of whom the audit says neither accepted nor refused."""
+    async def _known(self, event: EmailEvent) -> _Known:
+        """Ask the audit which recipients have their end already."""
         recipients = event.data.recipients()
         month = event.envelope.time.astimezone(UTC).strftime("%Y.%m")
-        ids = {recipient: _final_ids(event, recipient) for recipient in recipients}
-        known = await self._ports.lookup.recorded({i: month for of_one in ids.values() for i in of_one})
-        return tuple(r for r in recipients if known.isdisjoint(ids[r]))
+        final = {r: _ids(event, r, Outcome.REFUSED) | _ids(event, r, Outcome.ACCEPTED) for r in recipients}
+        # Whoever asked to hold in doubt must not get a second mail because a worker was restarted.
+        holds = event.data.on_doubt is OnDoubt.HOLD
+        doubt = {r: _ids(event, r, Outcome.IN_DOUBT) if holds else frozenset[str]() for r in recipients}
+        asked = frozenset[str]().union(*final.values(), *doubt.values())
+        known = await self._ports.lookup.recorded(dict.fromkeys(asked, month))
+        in_doubt = tuple(r for r in recipients if known & doubt[r] and not known & final[r])
+        return _Known(tuple(r for r in recipients if not known & (final[r] | doubt[r])), in_doubt)
 
     async def _wait_for_start(self, event: EmailEvent) -> Settlement | None:
         """Wait for `not_before` where it is near; a later one is set aside, with its time."""
@@ -250,9 +268,11 @@ class Pipeline:
             raise Interrupted
 
 
-def _final_ids(event: EmailEvent, recipient: str) -> frozenset[str]:
-    def id_of(outcome: Outcome, attempt: int) -> str:
-        return document_id(
+def _ids(event: EmailEvent, recipient: str, outcome: Outcome) -> frozenset[str]:
+    """The ids that records of this outcome would have, whatever attempt they are of."""
+    attempts = 1 if outcome is Outcome.ACCEPTED else _LOOKED_UP_ATTEMPTS
+    return frozenset(
+        document_id(
             partner=event.scope.partner,
             org=event.scope.org,
             source=event.envelope.source,
@@ -261,9 +281,17 @@ def _final_ids(event: EmailEvent, recipient: str) -> frozenset[str]:
             outcome=outcome,
             attempt=attempt,
         )
+        for attempt in range(1, attempts + 1)
+    )
 
-    refusals = (id_of(Outcome.REFUSED, attempt) for attempt in range(1, _LOOKED_UP_ATTEMPTS + 1))
-    return frozenset((id_of(Outcome.ACCEPTED, 1), *refusals))
+
+def _held_too(settlement: Settlement, in_doubt: tuple[str, ...]) -> Settlement:
+    """Park the recipients that were in doubt before, beside whatever became of the others."""
+    if not in_doubt or isinstance(settlement, Return):
+        return settlement
+    if isinstance(settlement, Park):
+        return replace(settlement, pending=settlement.pending + in_doubt)
+    return Park("in_doubt", "the server may have the mail already, and the event asks to hold it then", in_doubt)
 
 
 def _settlement(finished: Finished) -> Settlement:

@@ -16,10 +16,14 @@ MAX_SPLITS = 200
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`budget_s`: how long one event is retried in process; `first_wait_s` doubles each time."""
+    """`budget_s`: how long one event is retried in process; `first_wait_s` doubles each time.
+
+    `doubt_wait_s`: how long a mail that may have arrived is left alone before it is sent again.
+    """
 
     budget_s: float = 60.0
     first_wait_s: float = 1.0
+    doubt_wait_s: float = 60.0
 
 
 class StillPending(Exception):

@@ -49,7 +49,9 @@ class World:
         self.configs = StaticConfigs({Scope(): CONTROLLER} if records is None else records)
         ports = PipelinePorts(self.configs, self.mailer, self.audit, self.audit)
         self.pipeline = Pipeline(
-            ports, worker_id="w1", retry=RetryPolicy(**{"budget_s": 5, "first_wait_s": 0.001, **policy})
+            ports,
+            worker_id="w1",
+            retry=RetryPolicy(**{"budget_s": 5, "first_wait_s": 0.001, "doubt_wait_s": 0.001, **policy}),
         )
 
     async def handle(self, incoming: Incoming):
@@ -79,7 +81,13 @@ async def test_an_accepted_mail_is_acked_with_one_record_for_each_recipient() ->
             ["deferred", "deferred", "accepted"],
         ),
         ("a connection lost before the dot is tried again at once", [LOST_BEFORE], Ack(), ["deferred", "accepted"]),
-        ("a connection lost after the dot is in doubt and not sent again", [LOST_AFTER], "in_doubt", ["in_doubt"]),
+        (
+            "a connection lost after the dot is in doubt, and sent again after a wait",
+            [LOST_AFTER],
+            Ack(),
+            ["in_doubt", "accepted"],
+        ),
+        ("a second doubt is an operator's", [LOST_AFTER] * 2, "in_doubt", ["in_doubt"] * 2),
         ("a wrong password is not tried again", [BAD_LOGIN], "config_fault", ["config_fault"]),
         ("retries end with the record's number of them", [BUSY] * 9, "deferred", ["deferred"] * 3 + ["parked"]),
     ],
@@ -301,6 +309,30 @@ async def test_the_accepted_keep_their_record_when_the_rest_is_parked() -> None:
     world.mailer._left.clear()
     assert await world.handle(event("a@example.com", "b@example.com")) == Ack()
     assert world.mailer.sent[-1].envelope.recipients == ("b@example.com",)
+
+
+async def test_a_mail_in_doubt_is_sent_again_with_the_same_bytes_and_marked() -> None:
+    world = World({"a@example.com": [LOST_AFTER]})
+    assert await world.handle(event("a@example.com", "b@example.com")) == Ack()
+    first, second = world.mailer.sent
+    assert second.message == first.message
+    assert second.envelope.recipients == ("a@example.com",)
+    marks = {(r.recipient, r.outcome.value): r.possible_duplicate for r in world.audit.records.values()}
+    assert marks == {
+        ("a@example.com", "in_doubt"): False,
+        ("b@example.com", "accepted"): False,
+        ("a@example.com", "accepted"): True,
+    }
+
+
+async def test_hold_parks_a_mail_in_doubt_and_a_redelivery_does_not_send_it() -> None:
+    world = World({"a@example.com": [LOST_AFTER]})
+    held = event("a@example.com", "b@example.com", on_doubt="hold")
+    for _ in range(2):
+        settlement = await world.handle(held)
+        assert isinstance(settlement, Park)
+        assert (settlement.reason, settlement.pending) == ("in_doubt", ("a@example.com",))
+    assert len(world.mailer.sent) == 1
 
 
 async def test_a_large_event_is_worked_on_beside_the_loop_and_sent_alike() -> None:

@@ -49,9 +49,7 @@ def forbidden(importer: str, imported: str) -> str | None:
         return "adapters do not know each other"
     if adapter and within(imported, COMPOSITION):
         return "adapters do not know who composes them"
-    if importer == "worker.errors":
-        return "errors import nothing"
-    return None
+    return "errors import nothing" if importer == "worker.errors" else None
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -1,0 +1,49 @@
+"""The two audits behind one face, so that one set of tests holds for both."""
+
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from worker.audit.opensearch import OpenSearchAudit
+from worker.audit.search import OpenSearchSearch
+from worker.embedded.audit import SqliteAudit
+
+
+def refresh(server, prefix):
+    """Make what was written visible to searches now, not within the second."""
+    request = urllib.request.Request(f"{server.url}/{prefix}-*/_refresh", method="POST")
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
+
+
+@dataclass
+class AuditUnderTest:
+    """An audit; `search` sees everything that was written before."""
+
+    audit: Any
+    searcher: Any
+    make_visible: Any
+
+    async def write(self, *records):
+        await self.audit.write(records)
+
+    async def search(self, query):
+        self.make_visible()
+        return await self.searcher.search(query)
+
+
+@pytest.fixture
+async def over_opensearch(opensearch, index_prefix):
+    audit = OpenSearchAudit(opensearch.url, index_prefix=index_prefix)
+    search = OpenSearchSearch(opensearch.url, index_prefix=index_prefix)
+    yield AuditUnderTest(audit, search, lambda: refresh(opensearch, index_prefix))
+    await audit.close()
+    await search.close()
+
+
+@pytest.fixture
+async def over_sqlite(tmp_path):
+    audit = await SqliteAudit(tmp_path / "audit.db").open()
+    yield AuditUnderTest(audit, audit, lambda: None)
+    await audit.close()
