@@ -180,3 +180,8 @@ def tls_from_flags(port: int, *, use_tls: bool) -> TlsMode:
     if not use_tls:
         return TlsMode.NONE
     return TlsMode.SSL if port == SMTPS_PORT else TlsMode.STARTTLS
+
+
+def label(scope: Scope, name: str) -> str:
+    """How an error names a record."""
+    return f"record {name!r} of {scope}"

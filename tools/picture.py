@@ -24,7 +24,7 @@ BOXES: dict[str, tuple[int, int, int, int, str, tuple[str, ...]]] = {
     "send": (400, 390, 170, 44, "#dcebdd", ("send", "one reply per recipient")),
     "judge": (400, 450, 170, 44, "#dcebdd", ("outcome rules", "accepted · refused · retry …")),
     "store": (640, 262, 180, 60, "#eef2f7", ("SMTP records", "store, secrets encrypted")),
-    "smtp": (640, 382, 180, 60, "#eef2f7", ("the tenant's SMTP server", "SSL · STARTTLS")),
+    "smtp": (640, 382, 180, 60, "#eef2f7", ("tenant's SMTP server", "SSL · STARTTLS")),
     "audit": (640, 450, 180, 60, "#d9e6f7", ("SYSTEMAUDIT", "OpenSearch, one per recipient")),
 }
 
@@ -40,12 +40,12 @@ ARROWS: tuple[tuple[str, str, int, int], ...] = (
     ("M485 434 V450", "", 0, 0),
     ("M640 292 H570", "", 0, 0),
     ("M570 412 H640", "", 0, 0),
-    ("M570 478 H640", "recorded", 576, 470),
+    ("M570 478 H640", "recorded", 588, 494),
     ("M400 472 H275 V390", "cannot go on", 282, 462),
     ("M400 172 H275 V330", "invalid", 282, 164),
     ("M820 480 H850 V70 H570", "only now: ack", 762, 60),
     ("M275 100 V128 H230 V330", "no binding", 150, 210),
-    ("M570 461 H600 V402 H570", "tried again", 604, 352),
+    ("M570 461 H592 V402 H570", "tried again", 590, 366),
 )
 
 

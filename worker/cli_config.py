@@ -5,13 +5,15 @@ codes: 0 done, 1 not found or not available now, 2 bad input or a wrong setting.
 a password as an argument, where every user of the host could read it, and none prints one.
 """
 
+from __future__ import annotations
+
 import asyncio
 import ssl
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import orjson
 import typer
@@ -20,10 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig, TlsMode, tls_from_flags
+from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig, TlsMode, label, tls_from_flags
 from worker.errors import PostboteError, SecretKeyMissing, SecretUnreadable, SettingsError
-from worker.store.configs import ConfigStore
-from worker.store.rows import RecordSummary, label
+
+if TYPE_CHECKING:  # SQLAlchemy takes a third of a second to import: only the commands that need it wait for it
+    from worker.store.configs import ConfigStore
+    from worker.store.rows import RecordSummary
 
 PASSWORD_VARIABLE = "POSTBOTE_SMTP_PASSWORD"  # noqa: S105 # the name of a variable, not a password
 NOT_AVAILABLE = 1

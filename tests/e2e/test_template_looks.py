@@ -4,18 +4,7 @@ The pictures are left in build/templates for eyes; what can be told in figures i
 window, everything can be read, the button can be hit with a thumb, and no tenant's words push ours aside.
 """
 
-import json
-import re
-from functools import cache
 from pathlib import Path
-
-import pytest
-
-from schemas.address import Mailbox
-from schemas.cloudevents import STRUCTURED, parse_event
-from tests.services.chromium import Frame, colours, draw, measure
-from worker.message import Sender, render
-from worker.message.words import words_of
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "build" / "templates"

@@ -8,7 +8,7 @@ from typing import Any
 
 import docker
 from docker.errors import DockerException, ImageNotFound
-from testcontainers.core.config import testcontainers_config
+from testcontainers.core.config import ConnectionMode, testcontainers_config
 from testcontainers.core.container import DockerContainer
 
 from tests.services.sessions import Session, locked
@@ -19,6 +19,7 @@ from tests.services.ways import ServiceUnavailable
 testcontainers_config.ryuk_disabled = True
 # Ports are published on loopback alone. Where the tests themselves run in a container, testcontainers would go by
 # the bridge's address; the engine that counts here is this machine's own.
+testcontainers_config.connection_mode_override = ConnectionMode.docker_host
 testcontainers_config.tc_host_override = testcontainers_config.tc_host_override or "127.0.0.1"
 
 START_DOCKER = "start a Docker engine"

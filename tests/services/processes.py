@@ -11,7 +11,6 @@ from pathlib import Path
 from tests.services.sessions import Process, Session
 from tests.services.ways import ServiceUnavailable
 
-
 # Below Linux's range for outgoing connections: a client that keeps dialling a stopped server in that range
 # may be given the very port as its own, connect to itself, and keep the server from coming back.
 PORTS = range(20_000, 32_000)

@@ -138,7 +138,7 @@ class SqliteAudit:
         # A full disk or a locked file: wait for it, as one waits for OpenSearch.
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(AuditUnavailable),
-            wait=wait_exponential_jitter(initial=0.1, max=5.0, jitter=0.1),
+            wait=wait_exponential_jitter(multiplier=0.1, max=5.0, jitter=0.1),
             stop=lambda _: self._closed,
             before_sleep=_log_retry,
             reraise=True,

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from sqlalchemy import RowMapping, Select, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig
+from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig, label
 from worker.delivery.ports import ScopedConfigs
 from worker.errors import SecretKeyMissing, SecretUnreadable
 from worker.store.database import Store
 from worker.store.models import features, smtp_configs
-from worker.store.rows import RecordSummary, ScopeKey, label, scope_of, to_config, to_summary, to_values
+from worker.store.rows import RecordSummary, ScopeKey, scope_of, to_config, to_summary, to_values
 from worker.store.secrets import SecretBox
 from worker.store.statements import delete_record, in_scope, lock_scope, next_version, write_record
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import SecretStr, ValidationError
 from sqlalchemy import RowMapping
 
-from schemas.smtp_config import Scope, SmtpConfig
+from schemas.smtp_config import Scope, SmtpConfig, label
 from worker.errors import StoreUnavailable
 from worker.store.models import smtp_configs
 
@@ -57,11 +57,6 @@ class RecordSummary:
 def scope_of(row: RowMapping) -> Scope:
     """The scope that owns the row."""
     return Scope(row["partner"] or None, row["org"] or None)
-
-
-def label(scope: Scope, name: str) -> str:
-    """How an error names a record."""
-    return f"record {name!r} of {scope}"
 
 
 def to_values(config: SmtpConfig, secret: str | None, version: int) -> dict[str, Any]:
