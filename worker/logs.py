@@ -79,3 +79,6 @@ def configure_logging(level: str = "info", style: LogFormat = LogFormat.AUTO) ->
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
     # pika tells the story of each lost connection in errors of its own; the connection's logger says it once.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
+    # aiosmtpd warns at every login of an attribute that it sets itself.
+    logging.getLogger("mail.log").setLevel(logging.ERROR)
+    logging.getLogger("mail.debug").setLevel(logging.ERROR)

@@ -528,7 +528,7 @@ class InDocker:
     def _end(self, name: str) -> None:
         # The container's first process reaps nobody: an ended master stays as a zombie, which does not count.
         wait = "for i in $(seq 200); do pgrep -r R,S,D -x master >/dev/null || exit 0; sleep 0.05; done; exit 1"
-        what = "pkill -TERM -x master" if name == "TERM" else "pkill -KILL -u postfix; pkill -KILL -x master"
+        what = "pkill -TERM -x master" if name == "TERM" else "pkill -KILL -x master; pkill -KILL -u postfix"
         self.run("sh", "-c", f"{what}; {wait}")
 
 

@@ -52,7 +52,8 @@ async def test_writers_wait_while_opensearch_is_frozen_and_nothing_is_lost(audit
 
 
 async def test_writers_and_askers_wait_while_opensearch_is_stopped(audit, search, opensearch, index_prefix):
-    tasks = writing(audit, range(100))
+    await audit.write([audit_record(0)])
+    tasks = writing(audit, range(1, 100))
     stopping = asyncio.create_task(asyncio.to_thread(opensearch.stop))
     for start in range(100, 300, 20):  # while it goes down
         tasks |= writing(audit, range(start, start + 20))
