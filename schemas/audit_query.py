@@ -22,7 +22,9 @@ _MAX_VALUE_CHARS = 512
 
 _MATH = re.compile(r"now((?:[+-]\d{1,6}[smhdwMy])*)(?:/([smhdwMy]))?\Z", re.ASCII)
 _STEP = re.compile(r"([+-]\d+)([smhdwMy])", re.ASCII)
+_NUMBER = re.compile(r"\d{1,15}\Z", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Epochs from here on are milliseconds: as seconds, this is the year 5138.
 _FIRST_MILLISECONDS = 100_000_000_000
 # A "+" that nobody percent-encoded arrives as a blank before the zone's hours.
@@ -157,12 +159,12 @@ def parse_time(value: str, now: datetime, *, round_up: bool = False) -> datetime
     math = _MATH.match(value)
     if math:
         moment = _calculate(math, now.astimezone(UTC), round_up=round_up)
-    elif value.isascii() and value.isdigit():
-        number = int(value[:20])
-        moment = datetime.fromtimestamp(number / 1000 if number >= _FIRST_MILLISECONDS else number, UTC)
+    elif _NUMBER.match(value):
+        number = int(value)
+        moment = _EPOCH + timedelta(milliseconds=number if number >= _FIRST_MILLISECONDS else number * 1000)
     else:
         moment = _iso(value)
-    if not datetime(1970, 1, 1, tzinfo=UTC) <= moment < datetime(2200, 1, 1, tzinfo=UTC):
+    if not _EPOCH <= moment < datetime(2200, 1, 1, tzinfo=UTC):
         msg = "is outside the years 1970 to 2199"
         raise ValueError(msg)
     return moment
@@ -170,7 +172,7 @@ def parse_time(value: str, now: datetime, *, round_up: bool = False) -> datetime
 
 def epoch_ms(moment: datetime) -> int:
     """Whole milliseconds since 1970, rounded down: the precision in which the audit keeps and compares times."""
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def _iso(value: str) -> datetime:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,21 +70,25 @@ async def serve(settings: Settings, *, worker: bool, api: bool, embedded: bool) 
         async with contextlib.AsyncExitStack() as stack:
             if embedded:
                 settings = await stack.enter_async_context(with_sink(settings))
-                files = await stack.enter_async_context(open_embedded(settings))
-                backend: Backend | None = embedded_backend(settings, files)
-            else:
-                opening = stack.enter_async_context(real_backend(settings, consuming=worker))
-                backend = await _unless_stopped(opening, stop)
-            if backend is None:
-                return
-            await stack.enter_async_context(
-                serving(_application(backend, api=api), settings.http_host, settings.http_port)
-            )
-            if worker:
-                configs = await stack.enter_async_context(open_configs(settings))
+            # First of all, so that a secret that cannot be read ends the start before anything is taken.
+            configs = await stack.enter_async_context(open_configs(settings)) if worker else None
+            backend = await stack.enter_async_context(_backend(settings, embedded=embedded, consuming=worker))
+            http = serving(_application(backend, api=api), settings.http_host, settings.http_port)
+            await stack.enter_async_context(http)
+            if configs is not None:
                 await work(settings, backend, configs, stop)
             else:
                 await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def _backend(settings: Settings, *, embedded: bool, consuming: bool) -> AsyncIterator[Backend]:
+    if embedded:
+        async with open_embedded(settings) as files:
+            yield embedded_backend(settings, files)
+    else:
+        async with real_backend(settings, consuming=consuming) as backend:
+            yield backend
 
 
 @contextlib.asynccontextmanager
@@ -209,19 +213,6 @@ def _application(backend: Backend, *, api: bool) -> FastAPI:
     if api:
         routers += [events_router(backend.intake), audit_router(backend.search)]
     return make_application(routers)
-
-
-async def _unless_stopped(opening: Awaitable[Backend], stop: asyncio.Event) -> Backend | None:
-    opened: asyncio.Future[Backend] = asyncio.ensure_future(opening)
-    stopped = asyncio.ensure_future(stop.wait())
-    both: set[asyncio.Future[Any]] = {opened, stopped}
-    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if opened.done():
-        return opened.result()
-    opened.cancel()
-    await asyncio.gather(opened, return_exceptions=True)
-    return None
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ Part of the composition root (see ``app``): what is built here is handed in, nev
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,18 +92,19 @@ async def open_intake(settings: Settings, *, embedded: bool = False) -> AsyncIte
 
 @contextlib.asynccontextmanager
 async def real_backend(settings: Settings, *, consuming: bool) -> AsyncIterator[Backend]:
-    """RabbitMQ and OpenSearch; waits for either as long as it takes."""
+    """RabbitMQ and OpenSearch; either may be away, also at the start, and is then waited for."""
     async with contextlib.AsyncExitStack() as stack:
         audit = OpenSearchAudit(**_opensearch(settings))
         stack.push_async_callback(audit.close)
         search = await stack.enter_async_context(open_search(settings))
         publisher = Publisher(settings.amqp_url, f"postbote publisher {settings.worker_id}")
         stack.push_async_callback(publisher.close)
-        await publisher.start(patient=True, declare=True)
+        publisher.start_connecting(declare=True)
         consumers: list[Consumer] = []
 
         async def consume(handler: Handler, stop: asyncio.Event) -> None:
-            await audit.start()
+            if not await _before(stop, audit.start()):
+                return
             name = f"postbote worker {settings.worker_id}"
             consumers.append(Consumer(settings.amqp_url, publisher, handler, prefetch=settings.prefetch, name=name))
             await consumers[0].run(stop)
@@ -143,6 +144,20 @@ def embedded_backend(settings: Settings, files: EmbeddedFiles) -> Backend:
         await files.queue.run(handler, prefetch=settings.prefetch, stop=stop)
 
     return Backend(SqliteIntake(files.queue), files.audit, files.audit, files.audit, consume)
+
+
+async def _before(stop: asyncio.Event, starting: Coroutine[Any, Any, None]) -> bool:
+    """Run `starting` to its end, or give it up when `stop` is set; True where it ended."""
+    started, stopped = asyncio.ensure_future(starting), asyncio.ensure_future(stop.wait())
+    both: set[asyncio.Future[Any]] = {started, stopped}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if started.done():
+        started.result()
+        return True
+    started.cancel()
+    await asyncio.gather(started, return_exceptions=True)
+    return False
 
 
 def _embedded_file(settings: Settings, name: str) -> Path:

@@ -143,7 +143,9 @@ POSTBOTE_AUDITED = _postbote("postbote-audit", "Postbote with audit", "worker.cl
 POSTBOTE_1000 = _postbote(
     "postbote-1000", "Postbote with audit, 1,000 in flight", "worker.cli", "worker", audited=True, prefetch=1000
 )
-CELERY = _peer("celery-prefork", "Celery prefork + smtplib", "celery_app", *_CELERY, "-P", "prefork", "-c", "4", *_QUIET)
+CELERY = _peer(
+    "celery-prefork", "Celery prefork + smtplib", "celery_app", *_CELERY, "-P", "prefork", "-c", "4", *_QUIET
+)
 AIO_PIKA = _peer("aio-pika", "aio-pika + aiosmtplib", "aio_pika_app", "tests.bench.peers.aio_pika_app")
 
 CONTENDERS = (

@@ -92,8 +92,8 @@ class Running:
 
 
 @contextmanager
-def running(contender: Contender, site: Site, sink: Sink) -> Iterator[Running]:
-    """Start a contender's worker and warm it up; end all its processes at the end."""
+def running(contender: Contender, site: Site, sink: Sink, *, warm_up: int = WARM_UP) -> Iterator[Running]:
+    """Start a contender's worker and warm it up with so many mails; end all its processes at the end."""
     contender.prepare(site)
     log = site.folder / f"{contender.key}.log"
     with log.open("ab") as output:
@@ -108,7 +108,7 @@ def running(contender: Contender, site: Site, sink: Sink) -> Iterator[Running]:
         )
     worker = Running(process, ProcessTree(process.pid), contender, site, sink)
     try:
-        _warm_up(worker, log)
+        _warm_up(worker, warm_up, log)
         yield worker
     finally:
         _end(process)
@@ -141,12 +141,12 @@ def measure(contender: Contender, site: Site, sink: Sink, *, leg: str, mails: in
     )
 
 
-def _warm_up(worker: Running, log: Path) -> None:
-    batch = write_batch(worker.site.folder, "warm-up", WARM_UP)
-    target = worker.sink.count() + WARM_UP
+def _warm_up(worker: Running, count: int, log: Path) -> None:
+    batch = write_batch(worker.site.folder, "warm-up", count)
+    target = worker.sink.count() + count
     worker.contender.publish(worker.site, batch.file)
     if not wait_for(worker.sink, target, START_PATIENCE_S, worker.process):
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        tail = "\n".join(line[:300] for line in log.read_text(errors="replace").splitlines()[-15:])
         msg = f"{worker.contender.name} sent no mail (exit code {worker.process.poll()}):\n{tail}"
         raise ContenderFailed(msg)
     worker.come_to_rest()

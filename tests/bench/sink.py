@@ -14,7 +14,7 @@ import signal
 import ssl
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import uvloop
 
@@ -52,10 +52,9 @@ class Session(asyncio.Protocol):
         self._upgrade: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class
         if not self._secure:
-            transport.write(b"220 bench ESMTP\r\n")
+            self._transport.write(b"220 bench ESMTP\r\n")
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -38,7 +38,7 @@ async def serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         publisher = Publisher(settings.amqp_url, "bench publisher")
         stack.push_async_callback(publisher.close)
-        await publisher.start(patient=True, declare=True)
+        await publisher.start(declare=True)
 
         async def consume(handler: Handler, stopping: asyncio.Event) -> None:
             consumer = Consumer(settings.amqp_url, publisher, handler, prefetch=settings.prefetch, name="bench worker")

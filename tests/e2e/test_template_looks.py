@@ -25,7 +25,7 @@ from worker.message.templates import own_fields, template_names
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "build" / "templates"
 DESKTOP, PHONE, NARROWEST = 700, 390, 320
-PAGE, CARD, BUTTON = b"\xf3\xf4\xf6", b"\xff\xff\xff", b"\x1d\x4e\xd8"
+PAGE, CARD, BUTTON = (0xF3, 0xF4, 0xF6), (0xFF, 0xFF, 0xFF), (0x1D, 0x4E, 0xD8)
 AA = 4.5  # WCAG 2.2, 1.4.3: the contrast of text that anybody with fair eyes can read
 LINK = "https://acme.example/go?token=abc"
 
@@ -155,11 +155,12 @@ def ours(width, *, dark=False):
     return [(name, layout) for name, layout in layouts(width, dark=dark).items() if name != "email-requested"]
 
 
-def picture(name, *mails, width, dark=False):
-    """Draw mails side by side, each to its end, and return the colours of the picture."""
+def picture(name, *mails, dark=False):
+    """Draw mails side by side, each at its width and to its end; return the colours of the picture."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    height = max(layouts(width, dark=dark)[mail]["height"] for mail in mails)
-    draw([Frame(pages()[mail], width, height) for mail in mails], PICTURES / f"{name}.png", dark=dark)
+    height = max(layouts(width, dark=dark)[mail]["height"] for mail, width in mails)
+    frames = [Frame(pages()[mail], width, height) for mail, width in mails]
+    draw(frames, PICTURES / f"{name}.png", dark=dark)
     return colours(PICTURES / f"{name}.png")
 
 
@@ -175,29 +176,28 @@ def contrast(one, other):
     return (lighter + 0.05) / (darker + 0.05)
 
 
-@pytest.mark.parametrize("device", ["desktop", "phone"])
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_sample_is_drawn(name, device):
-    seen = picture(f"{name}-{device}", name, width=DESKTOP if device == "desktop" else PHONE)
+def test_a_sample_is_drawn_as_on_a_desktop_and_on_a_phone(name):
+    seen = picture(name, (name, DESKTOP), (name, PHONE))
     assert len(seen) > 50, "letters have soft edges: a page without them is blank"
-    assert seen[CARD] > 30_000
+    assert seen[CARD] > 100_000
     if name in OURS:
-        assert seen[PAGE] > 5_000
-        assert seen[BUTTON] > 4_000
+        assert seen[PAGE] > 50_000
+        assert seen[BUTTON] > 15_000
 
 
-@pytest.mark.parametrize("mails", [OURS[:3], OURS[3:6], OURS[6:]], ids="+".join)
-def test_a_reader_who_prefers_the_dark_is_not_dazzled(mails):
-    seen = picture(f"dark-{mails[0]}", *mails, width=PHONE, dark=True)
-    assert seen[PAGE] == 0
-    bright = sum(count for colour, count in seen.items() if min(colour) > 200)
+@pytest.mark.parametrize(("name", "mails"), [("dark", OURS[:5]), ("dark-too", OURS[5:])])
+def test_a_reader_who_prefers_the_dark_is_not_dazzled(name, mails):
+    seen = picture(name, *((mail, PHONE) for mail in mails), dark=True)
+    assert len(seen) > 50
+    bright = sum(pixels for colour, pixels in seen.items() if min(colour) > 200)
     assert bright < 0.05 * seen.total()
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_words_are_drawn(kind):
-    mails = [f"{kind} {name}" for name in ("tenant.invited.v1", "admin.email_changed.v1", "plain-notice")]
-    assert picture(f"hostile-{kind}", *mails, width=PHONE)[BUTTON] > 3 * 4_000
+@pytest.mark.parametrize("name", ["tenant.invited.v1", "plain-notice"])
+def test_hostile_words_are_drawn_and_the_button_with_them(name):
+    seen = picture(f"hostile-{name}", *((f"{kind} {name}", PHONE) for kind in HOSTILE))
+    assert seen[BUTTON] > len(HOSTILE) * 10_000
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE, NARROWEST])
@@ -235,12 +235,13 @@ def test_the_button_is_wide_enough_for_a_thumb_and_on_the_first_screen():
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_preview_line_is_in_the_mail_and_out_of_sight(name):
-    preview = re.search(r'<div style="display:none;[^"]*">(.+?)</div>', pages()[name])
-    assert preview is not None
+    preview = re.search(r'<div style="display:none;[^"]*">(.+?)</div>', pages()[name], re.DOTALL)
+    heading = re.search(r"<h1[^>]*>(.+?)</h1>", pages()[name])
+    words = unescape(re.sub("<[^>]+>", "", heading[1]))
     for width in (DESKTOP, PHONE):
         texts = [text["text"] for text in layouts(width)[name]["texts"]]
-        assert unescape(preview[1]) not in texts[0]
-        assert texts[0] in ("Critical", *re.findall(r"<h1[^>]*>(?:<span[^>]*>)?([^<]+)", pages()[name]))
+        assert unescape(preview[1]) not in texts
+        assert texts[0] == "Critical" or words.startswith(texts[0])
 
 
 @pytest.mark.parametrize("kind", ["arabic", "override"])

@@ -131,15 +131,16 @@ def _require() -> None:
     packages.install((PROGRAM,), PACKAGES)
 
 
-def colours(picture: Path) -> Counter[bytes]:
-    """How many pixels of a PNG, of 8-bit RGB as Chromium draws it, have each colour (three octets)."""
-    found: Counter[bytes] = Counter()
-    for row in _rows(picture.read_bytes()):
-        found.update(map(bytes, zip(row[::3], row[1::3], row[2::3], strict=True)))
+def colours(picture: Path) -> Counter[tuple[int, int, int]]:
+    """How many pixels of a PNG, of 8-bit RGB as Chromium draws it, have each colour (red, green, blue)."""
+    found: Counter[tuple[int, int, int]] = Counter()
+    for row, times in Counter(_rows(picture.read_bytes())).items():  # half the rows of a page are like another
+        for colour, pixels in Counter(zip(row[::3], row[1::3], row[2::3], strict=True)).items():
+            found[colour] += pixels * times
     return found
 
 
-def _rows(png: bytes) -> Iterator[list[int]]:
+def _rows(png: bytes) -> Iterator[bytes]:
     """The rows of pixels, unfiltered (PNG specification, section 9)."""
     width, depth_and_colour = int.from_bytes(png[16:20], "big"), png[24:26]
     if not png.startswith(b"\x89PNG\r\n\x1a\n") or depth_and_colour != b"\x08\x02":
@@ -147,7 +148,7 @@ def _rows(png: bytes) -> Iterator[list[int]]:
         raise ValueError(msg)
     size = 3 * width
     data = zlib.decompress(b"".join(_chunks(png, b"IDAT")))
-    above = [0] * size
+    above = bytes(size)
     for start in range(0, len(data), size + 1):
         above = _unfiltered(data[start], data[start + 1 : start + 1 + size], above)
         yield above
@@ -162,17 +163,16 @@ def _chunks(png: bytes, wanted: bytes) -> Iterator[bytes]:
         position += length + 12
 
 
-def _unfiltered(kind: int, line: bytes, above: list[int]) -> list[int]:
+def _unfiltered(kind: int, line: bytes, above: bytes) -> bytes:
     """One row from its filter type (None, Sub, Up, Average, Paeth), its octets and the row above."""
     if kind == 0:
-        return list(line)
-    if kind == 2:  # most rows of a page: worth the fast way
-        return [(octet + up) & 255 for octet, up in zip(line, above, strict=True)]
-    row: list[int] = []
-    for position, octet in enumerate(line):
-        left, corner = (row[position - 3], above[position - 3]) if position >= 3 else (0, 0)
-        row.append((octet + _predicted(kind, left, above[position], corner)) & 255)
-    return row
+        return line
+    if kind == 2:  # most rows of a page: worth a fast way
+        return bytes((octet + up) & 255 for octet, up in zip(line, above, strict=True)) if any(line) else above
+    row = bytearray(3)  # three octets of nothing stand to the left of the first pixel
+    for octet, up, corner in zip(line, above, bytes(3) + above[:-3], strict=True):
+        row.append((octet + _predicted(kind, row[-3], up, corner)) & 255)
+    return bytes(row[3:])
 
 
 def _predicted(kind: int, left: int, up: int, corner: int) -> int:
@@ -180,7 +180,7 @@ def _predicted(kind: int, left: int, up: int, corner: int) -> int:
         return left
     if kind == 3:
         return (left + up) // 2
-    _, _, nearest = min(
-        (abs(up - corner), 0, left), (abs(left - corner), 1, up), (abs(left + up - 2 * corner), 2, corner)
-    )
-    return nearest
+    to_left, to_up, to_corner = abs(up - corner), abs(left - corner), abs(left + up - 2 * corner)
+    if to_left <= to_up and to_left <= to_corner:
+        return left
+    return up if to_up <= to_corner else corner

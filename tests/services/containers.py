@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import docker
-from docker.errors import DockerException, ImageNotFound
+import docker  # type: ignore[import-untyped]
+from docker.errors import DockerException, ImageNotFound  # type: ignore[import-untyped]
 from testcontainers.core.config import ConnectionMode, testcontainers_config
 from testcontainers.core.container import DockerContainer
 
@@ -117,12 +117,14 @@ class Container:
         self._raw.kill()
 
     def pause(self) -> None:
-        """Freeze its processes."""
-        self._raw.pause()
+        """Freeze its processes; frozen already is fine."""
+        if self._status() == "running":
+            self._raw.pause()
 
     def resume(self) -> None:
-        """Let them go on."""
-        self._raw.unpause()
+        """Let them go on; running already is fine."""
+        if self._status() == "paused":
+            self._raw.unpause()
 
     def run(self, *command: str) -> tuple[int, str]:
         """Run a command in it: exit status, output."""
@@ -132,6 +134,10 @@ class Container:
     def logs(self) -> str:
         """What it has written."""
         return bytes(self._raw.logs()).decode(errors="replace")
+
+    def _status(self) -> str:
+        self._raw.reload()
+        return str(self._raw.status)
 
     @property
     def _raw(self) -> Any:

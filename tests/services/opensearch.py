@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from tests.services import containers, sessions
@@ -110,10 +110,10 @@ class OpenSearchServer:
                     raise
 
 
-def _open(target: str | urllib.request.Request) -> "urllib.request.addinfourl":
+def _open(target: str | urllib.request.Request) -> Any:
     # No proxy of the environment stands between a test and its server.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    return opener.open(target, timeout=10)  # type: ignore[no-any-return]
+    return opener.open(target, timeout=10)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import trustme
 
@@ -181,7 +181,7 @@ class Postfix:
         """A CA that has nothing to do with this server."""
         return self.folder / "tls/untrusted-ca.pem"
 
-    def __enter__(self) -> "Postfix":
+    def __enter__(self) -> Self:
         self.start()
         return self
 

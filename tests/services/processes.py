@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.services.sessions import Process, Session
 from tests.services.ways import ServiceUnavailable
@@ -49,7 +50,9 @@ def spawn(
     cwd: Path | None = None,
 ) -> Process:
     """Start a server that survives a Ctrl-C in the terminal, its output in `log`, noted in the session."""
-    switch = {"user": user, "group": user, "extra_groups": []} if user is not None and os.geteuid() == 0 else {}
+    switch: dict[str, Any] = (
+        {"user": user, "group": user, "extra_groups": []} if user is not None and os.geteuid() == 0 else {}
+    )
     with log.open("ab") as output:
         child = subprocess.Popen(  # type: ignore[call-overload]
             command,

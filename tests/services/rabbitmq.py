@@ -192,7 +192,7 @@ class Native:
     def ctl(self, *arguments: str) -> str:
         """Rabbitmqctl, as the broker's user, who owns the cookie."""
         switch: dict[str, Any] = {"user": "rabbitmq", "group": "rabbitmq"} if os.geteuid() == 0 else {}
-        return subprocess.run(
+        done = subprocess.run(
             [f"{BIN}/rabbitmqctl", "-q", *arguments],
             env=self._environment(),
             cwd=self.folder,
@@ -202,7 +202,8 @@ class Native:
             stderr=subprocess.STDOUT,
             timeout=60,
             **switch,
-        ).stdout
+        )
+        return str(done.stdout)
 
     def _start_epmd(self) -> None:
         log = self.folder / "epmd.log"

@@ -167,8 +167,8 @@ class Session:
 
 
 def _remove_container(identity: str) -> None:
-    import docker
-    from docker.errors import DockerException
+    import docker  # type: ignore[import-untyped]
+    from docker.errors import DockerException  # type: ignore[import-untyped]
 
     with suppress(DockerException):
         docker.from_env().containers.get(identity).remove(force=True, v=True)

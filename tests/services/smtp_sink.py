@@ -7,6 +7,7 @@ Its options are those of smtp-sink(1): `-R 2` answers slowly, `-q rcpt` hangs up
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from tests.services import packages, sessions
 from tests.services.postfix import PACKAGES, PRESEED, PROGRAMS
@@ -25,7 +26,7 @@ class SmtpSink:
     folder: Path = field(init=False)
     process: Process | None = field(default=None, init=False)
 
-    def __enter__(self) -> "SmtpSink":
+    def __enter__(self) -> Self:
         packages.install(PROGRAMS, PACKAGES, PRESEED)
         session = sessions.current()
         self.folder = session.subfolder("smtp-sink")

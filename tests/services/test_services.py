@@ -10,6 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pika
 import pika.exceptions
@@ -35,7 +37,7 @@ def channel(url: str) -> pika.adapters.blocking_connection.BlockingChannel:
 
 
 def consume(url: str, queue: str, count: int) -> list[bytes]:
-    taken = []
+    taken: list[bytes] = []
     for method, _, body in channel(url).consume(queue, inactivity_timeout=10, auto_ack=True):
         assert method is not None, f"{len(taken)} of {count} messages came"
         taken.append(body)
@@ -101,7 +103,7 @@ class TestRabbitMQ:
             connection.process_data_events(time_limit=10)
 
 
-def call(server: OpenSearchServer, method: str, path: str, body: str | None = None, seconds: float = 10) -> dict:
+def call(server: OpenSearchServer, method: str, path: str, body: str | None = None, seconds: float = 10) -> Any:
     request = urllib.request.Request(
         f"{server.url}/{path}",
         method=method,
@@ -183,9 +185,11 @@ class TestPostfix:
             assert refusal.value.smtp_code == 535
 
     def test_auth_is_wanted_before_mail(self, smtp: Postfix) -> None:
-        with smtplib.SMTP_SSL("localhost", smtp.port_ssl, context=trusting(smtp), timeout=10) as client:
-            with pytest.raises(smtplib.SMTPRecipientsRefused):
-                client.sendmail("org@org.test", ["a@x.test"], MAIL)
+        with (
+            smtplib.SMTP_SSL("localhost", smtp.port_ssl, context=trusting(smtp), timeout=10) as client,
+            pytest.raises(smtplib.SMTPRecipientsRefused),
+        ):
+            client.sendmail("org@org.test", ["a@x.test"], MAIL)
 
     def test_auth_is_not_offered_before_tls(self, smtp: Postfix) -> None:
         with smtplib.SMTP("localhost", smtp.port_starttls, timeout=10) as client:
@@ -246,7 +250,7 @@ class TestPostfix:
             client.sendmail("a@x.test", ["b@x.test"], MAIL)
         smtp.wait_for(1)
         getattr(smtp, end)()
-        with pytest.raises(OSError, match="refused"):
+        with pytest.raises(OSError, match="refused|closed"):  # Docker's proxy takes the connection, and closes it
             smtplib.SMTP("localhost", smtp.port_plain, timeout=10)
         smtp.start()
         assert len(smtp.mails()) == 1
@@ -262,9 +266,12 @@ class TestSmtpSink:
         assert mail.rstrip().endswith(b"body")
 
     def test_it_refuses_to_order(self) -> None:
-        with SmtpSink(("-r", "data")) as sink, smtplib.SMTP("localhost", sink.port, timeout=10) as client:
-            with pytest.raises(smtplib.SMTPDataError):
-                client.sendmail("a@x.test", ["b@x.test"], MAIL)
+        with (
+            SmtpSink(("-r", "data")) as sink,
+            smtplib.SMTP("localhost", sink.port, timeout=10) as client,
+            pytest.raises(smtplib.SMTPDataError),
+        ):
+            client.sendmail("a@x.test", ["b@x.test"], MAIL)
 
 
 def offer(docker: str | None, native: str | None) -> Offer:
@@ -306,7 +313,9 @@ class TestWays:
 
 
 class TestSessions:
-    def test_what_a_killed_session_left_is_ended_by_the_next(self, tmp_path, monkeypatch) -> None:
+    def test_what_a_killed_session_left_is_ended_by_the_next(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("POSTBOTE_TEST_RUN", str(tmp_path))
         script = (
             "import os, signal; from pathlib import Path\n"
@@ -323,7 +332,7 @@ class TestSessions:
         assert not left.alive()
         assert list((tmp_path / "sessions").iterdir()) == []
 
-    def test_a_live_sessions_processes_are_let_alone(self, tmp_path, monkeypatch) -> None:
+    def test_a_live_sessions_processes_are_let_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("POSTBOTE_TEST_RUN", str(tmp_path))
         session = Session.open()
         sessions.end_abandoned()

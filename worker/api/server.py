@@ -14,6 +14,8 @@ from worker.errors import SettingsError
 
 log = structlog.get_logger(__name__)
 
+_BACKLOG = 256
+
 
 def make_application(routers: Sequence[APIRouter]) -> FastAPI:
     """Put the routers together; the schema is at /openapi.json, without a page that loads scripts."""
@@ -56,6 +58,7 @@ def _bind(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(_BACKLOG)  # now, so that nobody is refused once the log has said that we listen
     except OSError as error:
         bound.close()
         msg = f"POSTBOTE_HTTP_PORT: cannot listen on {host}:{port}: {error.strerror} (0 picks a free port)"

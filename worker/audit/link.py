@@ -7,13 +7,14 @@ would be refused again word for word; everything else may pass another time.
 import asyncio
 import contextlib
 import random
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from opensearchpy import AsyncOpenSearch
-from opensearchpy.exceptions import ImproperlyConfigured, OpenSearchException, TransportError
+from opensearchpy.exceptions import OpenSearchException, TransportError
 
 from worker.audit.health import Health
 from worker.errors import AuditUnavailable
@@ -85,25 +86,28 @@ def connect(access: OpenSearchAccess) -> Transport:
 
     Raises AuditUnavailable where the CA file cannot be read.
     """
-    secure: dict[str, Any] = {}
-    if access.url.startswith("https:"):
-        secure = {"verify_certs": access.verify, "ssl_show_warn": False}
-        if access.verify and access.ca_file is not None:
-            secure["ca_certs"] = str(access.ca_file)
-    login = (access.user, access.password) if access.user and access.password else None
-    try:
-        client = AsyncOpenSearch(
-            hosts=[access.url],
-            http_auth=login,
-            max_retries=0,  # retries are decided here, where it is known what is waiting
-            pool_maxsize=_CONNECTIONS,
-            **secure,
-        )
-    except (ImproperlyConfigured, OSError, ValueError) as error:
-        msg = f"OpenSearch cannot be used as configured: {error}"
-        raise AuditUnavailable(msg) from error
+    client = AsyncOpenSearch(
+        hosts=[access.url],
+        http_auth=(access.user, access.password) if access.user and access.password else None,
+        max_retries=0,  # retries are decided here, where it is known what is waiting
+        pool_maxsize=_CONNECTIONS,
+        ssl_context=_tls(access) if access.url.startswith("https:") else None,
+    )
     transport: Transport = client.transport
     return transport
+
+
+def _tls(access: OpenSearchAccess) -> ssl.SSLContext:
+    # Built here: the library would read the file at the first request, and raise what nobody expects there.
+    try:
+        context = ssl.create_default_context(cafile=access.ca_file)
+    except OSError as error:  # ssl.SSLError is one, too
+        msg = f"the CA file {access.ca_file} of OpenSearch cannot be read: {error.strerror or error}"
+        raise AuditUnavailable(msg) from error
+    if not access.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def backoff_s(failures: int) -> float:

@@ -17,13 +17,14 @@ from pika.exceptions import AMQPError
 from tenacity import AsyncRetrying, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
-from worker.errors import BrokerUnavailable, PublishRefused
+from worker.errors import BrokerUnavailable, PublishRefused, TopologyMismatch
 from worker.rabbit.connection import Link, open_link
 
 log = structlog.get_logger(__name__)
 
 MAX_UNCONFIRMED = 1000
 CONFIRM_TIMEOUT_S = 30.0
+LINK_TIMEOUT_S = 5.0  # a reconnect takes less; a caller over HTTP should hear of an absent broker soon
 
 
 class Publisher:
@@ -42,16 +43,21 @@ class Publisher:
         self._tags = itertools.count(1)
         self._returned: set[str] = set()
 
-    async def start(self, *, patient: bool = False, declare: bool = False) -> Self:
-        """Connect; where the first try fails, raise BrokerUnavailable or, `patient`, try on.
+    async def start(self, *, declare: bool = False) -> Self:
+        """Connect; raise BrokerUnavailable where the first try fails.
 
         `declare`: make sure that the exchanges and queues exist, so that nothing is refused on a
         broker that no worker has seen yet.
         """
         self._declare = declare
-        await (self._connect_at_last() if patient else self._connect())
+        await self._connect()
         self._keeper = asyncio.ensure_future(self._keep())
         return self
+
+    def start_connecting(self, *, declare: bool = False) -> None:
+        """Connect in the background, however long that takes; until then publishing fails."""
+        self._declare = declare
+        self._keeper = asyncio.ensure_future(self._keep())
 
     async def close(self) -> None:
         """Close the connection; what is unconfirmed then raises PublishRefused at its caller."""
@@ -107,7 +113,7 @@ class Publisher:
 
     async def _wait_for_link(self) -> None:
         try:
-            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+            async with asyncio.timeout(LINK_TIMEOUT_S):
                 await self._linked.wait()
         except TimeoutError:
             raise BrokerUnavailable("the connection to RabbitMQ is down") from None
@@ -120,8 +126,13 @@ class Publisher:
                 self._linked.clear()
                 self._fail_unconfirmed(f"the connection was lost before the confirm: {reason}")
                 log.warning("publisher lost RabbitMQ", reason=reason)
-            await self._connect_at_last()
-            log.info("publisher is connected again")
+            try:
+                await self._connect_at_last()
+            except TopologyMismatch as error:
+                # Trying again changes nothing: an operator has to, and /readyz stays red until then.
+                log.error("publisher cannot work with this broker", reason=str(error))  # noqa: TRY400 # no bug to trace
+                return
+            log.info("publisher is connected")
 
     async def _connect_at_last(self) -> None:
         again = AsyncRetrying(

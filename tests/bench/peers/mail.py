@@ -9,12 +9,12 @@ import smtplib
 import ssl
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from email.header import Header
 from email.message import EmailMessage, Message
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from email.utils import format_datetime
-from datetime import datetime
 from typing import Any
 
 HOST = "127.0.0.1"

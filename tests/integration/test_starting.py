@@ -1,0 +1,72 @@
+"""What a process does at its start when something is missing, wrong, or comes later."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from tests.integration.conftest import AuditReader, Site
+from tests.support.events import body_of, make_event
+from worker.store.secrets import new_key
+
+
+def ask(url: str, body: bytes | None = None) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(url, body, timeout=15) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_a_worker_that_cannot_read_a_stored_password_does_not_start(site: Site) -> None:
+    site.configure("partner:acme", "localhost", 587, "--username", "u@acme.example", password="geheim")
+    site.key = new_key()
+    with site.worker() as running:
+        assert running.process.wait(30) == 2
+        running._reader.join()
+        [line] = [line for line in running.lines if "SECRET_KEYS" in line]
+    assert "'default' of partner:acme" in line
+    assert "geheim" not in line
+
+
+def test_a_worker_whose_broker_is_away_lives_says_so_and_begins_when_it_is_there(
+    site: Site, mailbox: Any, rabbitmq: Any
+) -> None:
+    site.configure("controller", "localhost", mailbox.port_plain, "--tls", "none", "--from", "noreply@example.com")
+    rabbitmq.stop()
+    try:
+        with site.worker() as running:
+            base = running.base_url
+            assert ask(f"{base}/healthz")[0] == 200
+            status, body = ask(f"{base}/readyz")
+            assert status == 503
+            assert body["parts"]["publisher"] == "the connection to RabbitMQ is down"
+            status, problem = ask(f"{base}/v1/events", body_of(make_event("a@example.com")))
+            assert (status, problem["title"]) == (503, "Not published")
+            rabbitmq.start()
+            running.wait_for("consuming")
+            running.wait_for("publisher is connected")
+            assert ask(f"{base}/readyz") == (
+                200,
+                {"status": "ready", "parts": {"publisher": "ok", "consumer": "ok", "audit": "ok"}},
+            )
+            assert ask(f"{base}/v1/events", body_of(make_event("a@example.com", id="late")))[0] == 202
+            [record] = AuditReader(base).wait_for(1, eventid="late")
+            assert record["outcome"] == "accepted"
+            assert running.terminate() == 0
+    finally:
+        if not rabbitmq.healthy():
+            rabbitmq.start()
+
+
+def test_a_worker_whose_audit_is_away_takes_nothing_and_stops_at_once_when_told(site: Site, opensearch: Any) -> None:
+    opensearch.stop()
+    try:
+        with site.worker() as running:
+            assert ask(f"{running.base_url}/healthz")[0] == 200
+            running.wait_for("OpenSearch is away: what needs it waits")
+            assert ask(f"{running.base_url}/event/v1/auditlog?filter.limit=1")[0] == 503
+            assert not [e for e in running.events() if e["event"] == "consuming"]
+            assert running.terminate(timeout=10) == 0
+    finally:
+        opensearch.start()
