@@ -144,7 +144,7 @@ class AuditRecord(BaseModel):
 
     def to_json(self) -> bytes:
         """The document as OpenSearch and the embedded store keep it; absent fields are left out."""
-        return orjson.dumps(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
 def document_id(

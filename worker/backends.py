@@ -64,9 +64,13 @@ class SqliteIntake:
 
 
 @contextlib.asynccontextmanager
-async def open_search(settings: Settings) -> AsyncIterator[AuditSearch]:
-    """Open the audit for reading: OpenSearch."""
-    search = OpenSearchSearch(**_opensearch(settings))
+async def open_search(settings: Settings, *, embedded: bool = False) -> AsyncIterator[AuditSearch]:
+    """Open the audit for reading: OpenSearch, or the embedded form's file."""
+    search = (
+        await SqliteAudit(_embedded_file(settings, "audit.db")).open()
+        if embedded
+        else OpenSearchSearch(**_opensearch(settings))
+    )
     try:
         yield search
     finally:

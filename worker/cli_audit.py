@@ -75,6 +75,7 @@ def search(  # noqa: PLR0913 # one option for each filter
     event_id: Annotated[str | None, typer.Option(help="The event's CloudEvents id")] = None,
     limit: Annotated[int, typer.Option(help="Records to show, newest first")] = 50,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line")] = False,
+    embedded: Annotated[bool, typer.Option("--embedded", help="Ask the embedded form's file")] = False,
 ) -> None:
     """Search the audit, newest first."""
     partner, org_name = _split_org(org, partner)
@@ -88,7 +89,7 @@ def search(  # noqa: PLR0913 # one option for each filter
         "filter.eventid": event_id,
         "filter.limit": str(limit),
     }
-    page = _ask(_parse(given))
+    page = _ask(_parse(given), embedded=embedded)
     if json:
         for record in page.records:
             # ASCII only: what JSON itself leaves unescaped still steers a terminal.
@@ -141,12 +142,12 @@ def _parse(given: Mapping[str, str | None]) -> AuditQuery:
         _fail(f"{_OPTIONS.get(error.path, error.path)}: {message}")
 
 
-def _ask(query: AuditQuery) -> AuditPage:
+def _ask(query: AuditQuery, *, embedded: bool) -> AuditPage:
     async def ask() -> AuditPage:
         from worker.app import open_search
         from worker.settings import load_settings
 
-        async with open_search(load_settings()) as opened:
+        async with open_search(load_settings(), embedded=embedded) as opened:
             return await opened.search(query)
 
     try:
@@ -203,5 +204,7 @@ def _tls(tls: Mapping[str, Any] | None) -> str:
 
 def _reply(record: Mapping[str, Any]) -> str:
     reply = record.get("reply") or {}
-    words = [str(reply[name]) for name in ("code", "enhanced", "text") if reply.get(name)]
-    return " ".join(words) or str(record.get("reason") or "")
+    text, enhanced = str(reply.get("text") or ""), str(reply.get("enhanced") or "")
+    said_already = text.startswith(enhanced)  # the text is the server's own and mostly begins with the code
+    words = [str(reply.get("code") or ""), "" if said_already else enhanced, text]
+    return " ".join(word for word in words if word) or str(record.get("reason") or "")

@@ -29,10 +29,6 @@ class AuditUnavailable(PostboteError):
     """The audit store cannot be reached or refuses for now; nothing was lost, nothing answered."""
 
 
-class AuditQueryInvalid(PostboteError):
-    """A question to the audit that cannot be answered as asked; the text names the parameter."""
-
-
 class StoreUnavailable(PostboteError):
     """The config store cannot be read now."""
 

@@ -79,6 +79,8 @@ def configure_logging(level: str = "info", style: LogFormat = LogFormat.AUTO) ->
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
     # pika tells the story of each lost connection in errors of its own; the connection's logger says it once.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
+    # The same with opensearch-py, a traceback for every try: the audit's health says it once.
+    logging.getLogger("opensearch").setLevel(logging.CRITICAL)
     # aiosmtpd warns at every login of an attribute that it sets itself.
     logging.getLogger("mail.log").setLevel(logging.ERROR)
     logging.getLogger("mail.debug").setLevel(logging.ERROR)

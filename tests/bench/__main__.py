@@ -9,6 +9,7 @@ import argparse
 import itertools
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,13 +23,15 @@ from tests.bench.contenders import AIO_PIKA, CONTENDERS, POSTBOTE, POSTBOTE_AUDI
 from tests.bench.latency import Latency, measure_latency
 from tests.bench.measure import ContenderFailed, Result, measure
 from tests.bench.rtt import RTTS_MS, FarResult, measure_far
-from tests.bench.sinks import Sink, listening, postfix_sink, timed_sink
+from tests.bench.sinks import Sink, TimedSink, listening, postfix_sink, timed_sink
 from tests.services import opensearch, rabbitmq, sessions
 from tests.services.opensearch import OpenSearchServer
 from tests.services.rabbitmq import Broker
 
 LONG = 30_000
 PSEUDO = "smtp-source"
+TRIAL_BELOW = 1000
+TRIAL = (PSEUDO, "postbote", "postbote-audit", "celery-prefork")
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Bench:
 
     def _measure(self, contender: Contender, leg: str, sink: Sink, mails: int) -> None:
         run = self._run()
-        print(f"{leg}: {contender.name}, {mails:,} mails ...", flush=True)
+        say(f"{leg}: {contender.name}, {mails:,} mails")
         with self.site(sink, run) as site:
             try:
                 result = measure(contender, site, sink, leg=leg, mails=mails, run=run)
@@ -63,8 +66,7 @@ class Bench:
                 self.failures.append(str(error))
                 return
             if contender.audited:
-                missing = mails - result.lost - accepted(site.opensearch_url, site.index_prefix, run)
-                result = replace(result, unaudited=missing, errors=result.errors + abs(missing))
+                result = result.with_audit_of(accepted(site.opensearch_url, site.index_prefix, run))
         self.results.append(result)
 
     def measure_latencies(self) -> None:
@@ -72,7 +74,7 @@ class Bench:
         with timed_sink(self.folder, "latency", tls=False) as sink:
             for contender in (POSTBOTE, POSTBOTE_AUDITED):
                 run = self._run()
-                print(f"latency: {contender.name} ...", flush=True)
+                say(f"latency: {contender.name}")
                 with self.site(sink, run) as site:
                     self.latencies += measure_latency(contender, site, sink, run)
 
@@ -80,12 +82,12 @@ class Bench:
         """Postbote, and a lockstep client beside it, at each distance."""
         with timed_sink(self.folder, "far", tls=False) as sink:
             for rtt_ms, contender in itertools.product(RTTS_MS, (POSTBOTE, AIO_PIKA)):
-                print(f"{rtt_ms} ms away: {contender.name} ...", flush=True)
-                self._measure_far(contender, rtt_ms, sink.port, sink)
+                say(f"{rtt_ms} ms away: {contender.name}")
+                self._measure_far(contender, rtt_ms, sink)
 
-    def _measure_far(self, contender: Contender, rtt_ms: int, port: int, sink: Sink) -> None:
+    def _measure_far(self, contender: Contender, rtt_ms: int, sink: TimedSink) -> None:
         run = self._run()
-        far = ["--to", str(port), "--rtt-ms", str(rtt_ms)]
+        far = ["--to", str(sink.port), "--rtt-ms", str(rtt_ms)]
         with (
             listening(self.folder / f"{run}-proxy.log", "tests.bench.proxy", *far) as proxy_port,
             self.site(sink, run) as site,
@@ -99,20 +101,26 @@ class Bench:
         folder = self.folder / run
         folder.mkdir()
         amqp_url, prefix = self.broker.fresh_vhost(), f"bench-{sessions.current().folder.name.lower()}-{run}"
-        more = {"opensearch_url": self.opensearch.url, "index_prefix": prefix.replace("_", "-")}
+        prefix = prefix.replace("_", "-")
         try:
-            yield Site.for_sink(sink, amqp_url, folder, **more)
+            yield Site.for_sink(sink, amqp_url, folder, opensearch_url=self.opensearch.url, index_prefix=prefix)
         finally:
             self.broker.drop_vhost(amqp_url)
-            self.opensearch.delete_indices(f"{more['index_prefix']}*")
+            self.opensearch.delete_indices(f"{prefix}*")
 
     def _run(self) -> str:
         return f"run{next(self.numbers)}"
 
 
+def say(what: str) -> None:
+    """Tell what is being measured, and when it began."""
+    print(f"{time.strftime('%H:%M:%S')} {what} ...", flush=True)
+
+
 @contextmanager
 def servers(chosen: frozenset[str]) -> Iterator[Bench]:
     """Start RabbitMQ and OpenSearch side by side; both end with this process."""
+    say("starting RabbitMQ and OpenSearch")
     session = sessions.current()
     broker, search = rabbitmq.broker(session), opensearch.server(session)
     with ThreadPoolExecutor() as pool:
@@ -164,13 +172,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; exit code 1 where a contender did not run at all."""
     keys = [PSEUDO, *(contender.key for contender in CONTENDERS)]
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--events", type=int, default=3000, help="events per contender; default: %(default)s")
+    parser.add_argument(
+        "--events",
+        type=int,
+        default=3000,
+        help=f"events per contender; default: %(default)s; below {TRIAL_BELOW}: fewer contenders, one leg",
+    )
     parser.add_argument("--long", action="store_true", help=f"the same again with {LONG:,} events")
-    parser.add_argument("--only", default=",".join(keys), help="contenders, comma-separated; default: %(default)s")
-    parser.add_argument("--legs", default="smtp-sink,starttls", help="default: %(default)s; none for no comparison")
+    parser.add_argument("--only", help=f"contenders, comma-separated, of {', '.join(keys)}")
+    parser.add_argument("--legs", help="smtp-sink, starttls, both (the default), or none for no comparison")
     parser.add_argument("--latency", action="store_true", help="also publish-to-250, idle and at half load")
     parser.add_argument("--rtt", action="store_true", help="also servers that are 10, 50 and 100 ms away")
     arguments = parser.parse_args(argv)
+    # A handful of events is somebody trying the bench out, and is answered within a minute.
+    trial = arguments.events < TRIAL_BELOW
+    arguments.only = arguments.only or ",".join(TRIAL if trial else keys)
+    arguments.legs = arguments.legs or ("smtp-sink" if trial else "smtp-sink,starttls")
     if unknown := set(arguments.only.split(",")) - set(keys):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     return run(arguments)

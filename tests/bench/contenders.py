@@ -35,9 +35,9 @@ class Site:
     connections: int = CONNECTIONS
 
     @classmethod
-    def for_sink(cls, sink: Sink, amqp_url: str, folder: Path, **more: str) -> "Site":
+    def for_sink(cls, sink: Sink, amqp_url: str, folder: Path, *, opensearch_url: str, index_prefix: str) -> "Site":
         """A site whose workers send to `sink`."""
-        return cls(amqp_url, sink.port, sink.ca_file, folder, **more)
+        return cls(amqp_url, sink.port, sink.ca_file, folder, opensearch_url, index_prefix)
 
 
 @dataclass(frozen=True)

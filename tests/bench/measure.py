@@ -10,9 +10,9 @@ publishers are not.
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,16 @@ class ContenderFailed(Exception):
 
 
 @dataclass(frozen=True)
+class Used:
+    """What a run took: wall-clock and CPU seconds, and memory of all its processes."""
+
+    seconds: float
+    cpu_s: float
+    peak_rss_mib: float
+    pss_mib: float
+
+
+@dataclass(frozen=True)
 class Result:
     """What one run showed. `errors` = lost + second copies + accepted mails without their audit record.
 
@@ -50,6 +60,11 @@ class Result:
     lost: int
     duplicates: int
     unaudited: int | None = None
+
+    def with_audit_of(self, accepted: int) -> "Result":
+        """The same, knowing that the audit holds `accepted` records of this run."""
+        unaudited = self.mails - self.lost - accepted
+        return replace(self, unaudited=unaudited, errors=self.errors + abs(unaudited))
 
     def to_json(self) -> dict[str, Any]:
         """The form of build/bench.json."""
@@ -123,18 +138,23 @@ def measure(contender: Contender, site: Site, sink: Sink, *, leg: str, mails: in
         seconds = worker.drain(mails)
         worker.come_to_rest()
         cpu_s = worker.tree.cpu_s() - cpu_before
-        memory = worker.tree.peak_rss_mib(), worker.tree.pss_mib()
-    counts = Counter(sink.recipients(run))
+        used = Used(seconds, cpu_s, worker.tree.peak_rss_mib(), worker.tree.pss_mib())
+    return judge(contender.name, leg, batch, sink.recipients(run), used)
+
+
+def judge(name: str, leg: str, batch: Batch, recipients: Sequence[str], used: Used) -> Result:
+    """Hold what the sink has seen against the batch, mail by mail."""
+    counts, mails = Counter(recipients), len(batch.recipients)
     arrived = len(counts.keys() & batch.recipients)
     lost, duplicates = mails - arrived, counts.total() - arrived
     return Result(
-        name=contender.name,
+        name=name,
         leg=leg,
         mails=mails,
-        mails_per_s=round(arrived / seconds, 1),
-        cpu_s_per_1000=round(cpu_s / max(arrived, 1) * 1000, 4),
-        peak_rss_mib=round(memory[0], 1),
-        pss_mib=round(memory[1], 1),
+        mails_per_s=round(arrived / used.seconds, 1),
+        cpu_s_per_1000=round(used.cpu_s / max(arrived, 1) * 1000, 4),
+        peak_rss_mib=round(used.peak_rss_mib, 1),
+        pss_mib=round(used.pss_mib, 1),
         errors=lost + duplicates,
         lost=lost,
         duplicates=duplicates,

@@ -47,7 +47,7 @@ class PostfixSink:
 
     sink: SmtpSink
     port: int = field(init=False)
-    ca_file: None = None
+    ca_file: Path | None = None
 
     def __post_init__(self) -> None:
         self.port = self.sink.port

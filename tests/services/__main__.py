@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.services import opensearch, postfix, rabbitmq, sessions
+from tests.services import opensearch, postfix_hosts, rabbitmq, sessions
 from tests.services.postfix import Postfix
 from tests.services.sessions import Session
 from tests.services.ways import Offer, ServiceUnavailable
@@ -56,7 +56,7 @@ STARTS: dict[str, Callable[[Session], Exports]] = {
 OFFERS: dict[str, Offer] = {
     "rabbitmq": rabbitmq.OFFER,
     "opensearch": opensearch.OFFER,
-    "postfix": postfix.OFFER,
+    "postfix": postfix_hosts.OFFER,
 }
 
 

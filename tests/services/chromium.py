@@ -42,6 +42,8 @@ FLAGS = (
     "--force-device-scale-factor=1",
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
+# Chromium keeps 143 px of a window for a toolbar that nobody sees, and leaves pages unpainted in what is too low for it.
+LOWEST_WINDOW = 400
 DARK = "--blink-settings=preferredColorScheme=0"
 
 # The answer is read back out of markup: percent-encoded, nothing in it can end the element that holds it.
@@ -88,7 +90,8 @@ def measure(frames: Sequence[Frame], script: str, *, dark: bool = False) -> list
 def draw(frames: Sequence[Frame], picture: Path, *, dark: bool = False) -> None:
     """Write a PNG of the frames side by side. Raises `ServiceUnavailable`."""
     picture.unlink(missing_ok=True)  # an older picture must not stand for one that was never drawn
-    width, height = sum(frame.width for frame in frames), max(frame.height for frame in frames)
+    width = sum(frame.width for frame in frames)
+    height = max(LOWEST_WINDOW, *(frame.height for frame in frames))
     window = [f"--window-size={width},{height}", f"--screenshot={picture.absolute()}"]
     _run(_around(frames), window, dark=dark)
     if not picture.exists():
@@ -107,19 +110,26 @@ def _run(page: str, wanted: Sequence[str], *, dark: bool) -> str:
     with tempfile.TemporaryDirectory(prefix="postbote-chromium-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         (home / "page.html").write_text(page, encoding="utf-8")
-        command = [PROGRAM, *FLAGS, *([DARK] if dark else []), f"--user-data-dir={home / 'profile'}", *wanted]
-        with (home / "log").open("wb") as log:
+        flags = [*FLAGS, *([DARK] if dark else []), f"--user-data-dir={home / 'profile'}", *wanted]
+        return _output([PROGRAM, *flags, (home / "page.html").as_uri()], home)
+
+
+def _output(command: Sequence[str], home: Path) -> str:
+    log = home / "log"
+    with log.open("wb") as errors:
+        try:
             done = subprocess.run(
-                [*command, (home / "page.html").as_uri()],
+                command,
                 stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, "HOME": folder},
+                stderr=errors,
+                env={**os.environ, "HOME": str(home)},
                 timeout=PATIENCE_S,
-                check=False,
+                check=True,
             )
-        if done.returncode:
-            msg = f"Chromium ended with {done.returncode}:\n{tail(home / 'log')}"
-            raise ServiceUnavailable(msg)
+        except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+            how = "was too slow" if isinstance(error, subprocess.TimeoutExpired) else f"ended with {error.returncode}"
+            msg = f"Chromium {how}:\n{tail(log)}"
+            raise ServiceUnavailable(msg) from error
     return done.stdout.decode()
 
 

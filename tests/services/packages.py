@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from glob import glob
 from pathlib import Path
 
 from tests.services.processes import tail
@@ -19,7 +18,11 @@ NEVER_START = "#!/bin/sh\n# Written while tests install packages: their services
 def missing(programs: Sequence[str]) -> list[str]:
     """Which of these are not installed: programs by name, files by an absolute path, which may be a pattern."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    return [name for name in programs if not (glob(name) if name.startswith("/") else shutil.which(name, path=path))]
+    return [name for name in programs if not (_files(name) if name.startswith("/") else shutil.which(name, path=path))]
+
+
+def _files(pattern: str) -> list[Path]:
+    return list(Path("/").glob(pattern.lstrip("/")))
 
 
 def installable(programs: Sequence[str], packages: Sequence[str]) -> str | None:

@@ -54,7 +54,7 @@ def spawn(
         {"user": user, "group": user, "extra_groups": []} if user is not None and os.geteuid() == 0 else {}
     )
     with log.open("ab") as output:
-        child = subprocess.Popen(  # type: ignore[call-overload]
+        child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.services import packages, sessions
-from tests.services.postfix import PACKAGES, PRESEED, PROGRAMS
+from tests.services.postfix_hosts import PACKAGES, PRESEED, PROGRAMS
 from tests.services.processes import free_port, listens, spawn, wait_until
 from tests.services.sessions import Process
 

@@ -250,7 +250,7 @@ class TestPostfix:
             client.sendmail("a@x.test", ["b@x.test"], MAIL)
         smtp.wait_for(1)
         getattr(smtp, end)()
-        with pytest.raises(OSError, match="refused|closed"):  # Docker's proxy takes the connection, and closes it
+        with pytest.raises(OSError, match=r"refused|closed"):  # Docker's proxy takes the connection, and closes it
             smtplib.SMTP("localhost", smtp.port_plain, timeout=10)
         smtp.start()
         assert len(smtp.mails()) == 1

@@ -7,7 +7,6 @@ instead of finding it in the audit. 202 means that the broker has confirmed it.
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -87,6 +86,5 @@ def _binary_headers(request: Request) -> dict[str, str]:
 
 def _accepted(event: EmailEvent) -> dict[str, str]:
     envelope = event.envelope
-    since = orjson.dumps(envelope.time).decode().strip('"')
-    query = urlencode({"filter.source": envelope.source, "filter.eventid": envelope.id, "filter.timefrom": since})
+    query = urlencode({"filter.source": envelope.source, "filter.eventid": envelope.id})
     return {"id": envelope.id, "source": envelope.source, "audit": f"/event/v1/auditlog?{query}"}

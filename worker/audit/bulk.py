@@ -198,7 +198,7 @@ class BulkWriter:
     async def _deliver_refused(self, batch: Sequence[Entry], refusal: RequestRefused) -> None:
         # The whole request was refused (413, say): halves are smaller, and one of them may be blameless.
         if len(batch) > 1:
-            middle = len(batch)
+            middle = len(batch) // 2
             await self._deliver(batch[:middle])
             await self._deliver(batch[middle:])
         elif batch[0].dead:

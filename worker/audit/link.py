@@ -117,9 +117,9 @@ def backoff_s(failures: int) -> float:
 
 
 class OpenSearchLink:
-    """Requests to one OpenSearch, their errors translated and its failures remembered.
+    """Requests to one OpenSearch, their errors translated.
 
-    Whether an answer is a success is for the asker to say: items of it may be refused.
+    `health` is kept by the askers: an answer whose items are all refused is no success.
     """
 
     def __init__(self, access: OpenSearchAccess, transport: Transport | None = None) -> None:
@@ -140,10 +140,7 @@ class OpenSearchLink:
                 headers={"content-type": call.content_type},
             )
         except OpenSearchException as error:
-            translated = _translate(error)
-            if not isinstance(translated, RequestRefused):
-                self.health.failed(str(translated))
-            raise translated from error
+            raise _translate(error) from error
 
     async def pause(self, seconds: float) -> None:
         """Wait; a link that is closing waits only shortly, and one that begins to close is woken."""
@@ -168,18 +165,24 @@ def _translate(error: OpenSearchException) -> AuditUnavailable:
     if not isinstance(error, TransportError):
         return AuditUnavailable(f"OpenSearch gave an answer that cannot be read: {_short(error)}")
     status = error.status_code
-    if status in _REFUSALS and isinstance(status, int):
+    if isinstance(status, int) and status in _REFUSALS:
         return RequestRefused(status, f"OpenSearch refused the request: {_short(error)}")
+    return AuditUnavailable(_explain(status, error))
+
+
+def _explain(status: int | str, error: TransportError) -> str:
     match status:
         case 401:
-            return AuditUnavailable("OpenSearch does not accept the user and password (401)")
+            return "OpenSearch does not accept the user and password (401)"
         case 403:
-            return AuditUnavailable(f"OpenSearch does not allow this user what is needed: {_short(error)}")
+            return f"OpenSearch does not allow this user what is needed: {_short(error)}"
         case int():
-            return AuditUnavailable(f"OpenSearch answers {status}: {_short(error)}")
+            return f"OpenSearch answers {status}: {_short(error)}"
+        case "TIMEOUT":
+            return "OpenSearch cannot be reached: no answer in time"
         case _:
-            return AuditUnavailable(f"OpenSearch cannot be reached: {_short(error)}")
+            return f"OpenSearch cannot be reached: {_short(error.error)}"
 
 
-def _short(error: Exception) -> str:
+def _short(error: object) -> str:
     return " ".join(str(error).split())[:_MAX_REASON_CHARS]

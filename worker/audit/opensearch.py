@@ -8,6 +8,7 @@ from worker.audit.bulk import BulkLimits, BulkWriter
 from worker.audit.health import AuditState
 from worker.audit.link import Call, OpenSearchAccess, OpenSearchLink
 from worker.audit.lookup import RecordLookup
+from worker.errors import AuditUnavailable
 
 _READY_TIMEOUT_S = 3.0
 _GRACE_S = 5.0
@@ -52,7 +53,11 @@ class OpenSearchAudit:
 
     async def ready(self) -> None:
         """Ask once. Raises AuditUnavailable where OpenSearch does not answer within 3 s."""
-        await self._link.request(Call("GET", "/", timeout_s=_READY_TIMEOUT_S))
+        try:
+            await self._link.request(Call("GET", "/", timeout_s=_READY_TIMEOUT_S))
+        except AuditUnavailable as error:
+            self._link.health.failed(str(error))
+            raise
         self._link.health.succeeded()
 
     @property

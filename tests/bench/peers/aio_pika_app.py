@@ -29,7 +29,12 @@ class Pool:
         context = tls_context() if CA_FILE else None
         for _ in range(size):
             client = aiosmtplib.SMTP(
-                HOST, PORT, local_hostname="bench", timeout=TIMEOUT_S, start_tls=bool(CA_FILE), tls_context=context
+                hostname=HOST,
+                port=PORT,
+                local_hostname="bench",
+                timeout=TIMEOUT_S,
+                start_tls=bool(CA_FILE),
+                tls_context=context,
             )
             self._free.put_nowait(client)
 

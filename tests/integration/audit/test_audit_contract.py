@@ -118,17 +118,17 @@ class TestContract:
             audit_record(**at, recipient=None, outcome=Outcome.INVALID),
             audit_record(**at, recipient="B@example.org"),
             audit_record(**at, recipient="a@example.org", outcome=Outcome.DEFERRED, attempt=1),
-            audit_record(**at, recipient="a@example.org", outcome=Outcome.ACCEPTED, attempt=2),
-            audit_record(**at, recipient="a@example.org", outcome=Outcome.THROTTLED, attempt=1),
+            audit_record(**at, recipient="a@example.org", outcome=Outcome.THROTTLED, attempt=2),
+            audit_record(**at, recipient="a@example.org", outcome=Outcome.ACCEPTED, attempt=1),
             audit_record(timestamp=NOON, event_id="later in the alphabet"),
         )
         page = await audit.search(AuditQuery())
         shown = [(r["event_id"], r.get("recipient"), r["attempt"], r["outcome"]) for r in page.records]
         assert shown == [
             ("later in the alphabet", "user0@example.org", 1, "accepted"),
-            ("same", "a@example.org", 2, "accepted"),
+            ("same", "a@example.org", 2, "throttled"),
+            ("same", "a@example.org", 1, "accepted"),
             ("same", "a@example.org", 1, "deferred"),
-            ("same", "a@example.org", 1, "throttled"),
             ("same", "B@example.org", 1, "accepted"),
             ("same", None, 1, "invalid"),
         ]

@@ -21,7 +21,8 @@ async def writer_over(transport, **limits):
     writer = BulkWriter(link, "test", BulkLimits(**{"flush_ms": 1.0, **limits}))
     writer.health = link.health
     try:
-        yield writer
+        async with asyncio.timeout(10):  # a mistake that leaves a writer waiting is red, not endless
+            yield writer
     finally:
         transport.held.set()
         await writer.close(1.0)

@@ -39,7 +39,7 @@ def search(monkeypatch):
     scripted = ScriptedSearch()
 
     @asynccontextmanager
-    async def open_search(_settings):
+    async def open_search(_settings, *, embedded):
         yield scripted
 
     monkeypatch.setattr(app, "open_search", open_search)
@@ -68,7 +68,7 @@ def test_a_record_is_a_row(search):
         "user0@example.org",
         "org:acme/dev/default",
         "TLSv1.3",
-        "250 2.0.0",
+        "250 2.0.0 Ok",
     ):
         assert word in result.stdout
     assert search.asked[0].time_to is None
@@ -154,6 +154,8 @@ def test_what_a_server_replied_is_text_and_nothing_else():
         ({"tls": {"version": "TLSv1.2", "verified": False}}, "TLSv1.2 (unverified)"),
         ({"tls": None}, "none"),
         ({"reason": "no SMTP record applies", "outcome": "unconfigured"}, "no SMTP record applies"),
+        ({"reply": {"code": 550, "enhanced": "5.1.1", "text": "unknown"}}, "550 5.1.1 unknown"),
+        ({"reply": {"phase": "connect"}, "reason": "unreachable"}, "unreachable"),
         ({"outcome": "teleported"}, "teleported"),
         ({"@timestamp": "not a time"}, "not a time"),
     ],

@@ -105,6 +105,6 @@ async def test_closing_fails_who_waits(arrived):
         await asyncio.sleep(0)
     await lookup.close()
     with pytest.raises(AuditUnavailable):
-        await asking
+        await asyncio.wait_for(asking, 5)
     with pytest.raises(AuditUnavailable):
         await lookup.recorded(IDS)
