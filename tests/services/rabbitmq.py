@@ -30,8 +30,9 @@ PACKAGES = ("rabbitmq-server",)
 PROGRAMS = (f"{BIN}/rabbitmq-server", "epmd")
 MANAGEMENT_VARIABLE = "POSTBOTE_TEST_RABBITMQ_MANAGEMENT_URL"
 
-# RabbitMQ 3.10 writes its directory of quorum queues every half second. Killed sooner after a queue was declared,
-# it comes back with that queue, and with its messages, but without a leader for it: every use times out after 60 s.
+# RabbitMQ 3.10.8 killed at once, or 0.3 s, after a quorum queue was declared came back with the queue and without a
+# leader for it: every use timed out after 60 s. After 1 s or more it was well. (Likely its directory of queues, which
+# is saved every so often.) This wait keeps that fault of the broker out of tests of something else.
 SETTLE_S = 1.0
 
 # How often a quorum queue reports its counts; 5 s by default, which a test that waits for them would feel.

@@ -114,14 +114,52 @@ def test_every_fault_in_every_phase_has_a_verdict():
     assert reached == {rule.name for rule in FAULT_RULES}
 
 
-@pytest.mark.parametrize("answer", [
-    Answer(Phase.RCPT),
-    Answer(Phase.RCPT, reply=SmtpReply(199, "?")),
-    Answer(Phase.RCPT, reply=SmtpReply(600, "?")),
-    Answer(Phase.RCPT, reply=SmtpReply(0, "")),
+@pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.parametrize(
+    "reply", [None, SmtpReply(0, ""), SmtpReply(199, "?"), SmtpReply(600, "?"), SmtpReply(2500, "Ok")]
+)
+def test_an_answer_that_should_not_exist_is_a_protocol_fault(phase: Phase, reply: SmtpReply | None):
+    assert decide(Answer(phase, reply=reply)) == decide(Answer(phase, fault=Fault.PROTOCOL))
+
+
+@pytest.mark.parametrize(("phase", "code", "rule"), [
+    (Phase.GREETING, 421, "server-deferred"),
+    (Phase.GREETING, 554, "no-service"),
+    (Phase.EHLO, 502, "no-service"),
+    (Phase.TLS, 220, "not-smtp"),
+    (Phase.TLS, 454, "starttls-not-now"),
+    (Phase.TLS, 500, "starttls-refused"),
+    (Phase.AUTH, 454, "login-deferred"),
+    (Phase.AUTH, 500, "login-refused"),
+    (Phase.AUTH, 535, "credentials-refused"),
+    (Phase.MAIL, 451, "server-deferred"),
+    (Phase.MAIL, 530, "credentials-refused"),
+    (Phase.MAIL, 550, "sender-refused"),
+    (Phase.RCPT, 421, "server-deferred"),
+    (Phase.RCPT, 450, "recipient-deferred"),
+    (Phase.RCPT, 452, "recipient-deferred"),
+    (Phase.RCPT, 504, "recipient-refused"),
+    (Phase.RCPT, 550, "recipient-refused"),
+    (Phase.RCPT, 552, "storage-exceeded"),
+    (Phase.DATA, 503, "command-out-of-step"),
+    (Phase.FINAL, 250, "accepted"),
+    (Phase.FINAL, 252, "final-reply-misplaced"),
+    (Phase.FINAL, 451, "server-deferred"),
+    (Phase.FINAL, 552, "message-refused"),
+    (Phase.FINAL, 554, "message-refused"),
 ])  # fmt: skip
-def test_an_answer_that_should_not_exist_is_a_protocol_fault(answer: Answer):
-    assert decide(answer) == decide(Answer(Phase.RCPT, fault=Fault.PROTOCOL))
+def test_a_reply_without_words_is_judged_by_its_phase_and_code(phase: Phase, code: int, rule: str):
+    assert decide(Answer(phase, reply=SmtpReply(code, ""))).rule == rule
+
+
+@pytest.mark.parametrize(("phase", "wire", "rule"), [
+    (Phase.RCPT, "552 5.7.0 Blocked", "recipient-refused"),
+    (Phase.RCPT, "450 4.3.0 Later", "server-deferred"),
+    (Phase.MAIL, "550 5.7.80 Something new", "sender-refused"),
+    (Phase.RCPT, "452 4.5.30 Something new", "server-deferred"),
+])  # fmt: skip
+def test_an_enhanced_pattern_fits_the_whole_code_or_not_at_all(phase: Phase, wire: str, rule: str):
+    assert decide(_reply(phase, wire)).rule == rule
 
 
 def test_nothing_but_a_250_to_the_final_dot_is_accepted():
