@@ -170,7 +170,7 @@ def test_the_containers_root_is_read_only_and_its_user_is_not_root(compose: Comp
 
 
 def publish(compose: Compose, file: Path) -> None:
-    url = f"amqp://postbote:development@127.0.0.1:{compose.amqp}/%2F"
+    url = f"amqp://guest:guest@127.0.0.1:{compose.amqp}/%2F"
     command = [str(Path(sys.executable).parent / "postbote"), "publish", str(file)]
     done = subprocess.run(
         command,
