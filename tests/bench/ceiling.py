@@ -40,7 +40,7 @@ def _run(command: list[str]) -> tuple[struct_rusage, float]:
         peak_mib = 0.0
         # The kernel's own figure for an ended child includes this process's size, from between fork and exec.
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
-            peak_mib = ProcessTree(process.pid).peak_rss_mib()
+            peak_mib = max(peak_mib, ProcessTree(process.pid).peak_rss_mib())
             time.sleep(0.01)
     finally:
         guard.cancel()

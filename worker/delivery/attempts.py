@@ -141,7 +141,8 @@ class Attempts:
         self._doubtful += doubtful
         self._pending = tuple(one.recipient for one in self._waiting)
         if self._waiting:
-            raise _failure(self._waiting)
+            progressed = len(self._waiting) < len(judged)
+            raise _failure(self._waiting, progressed=progressed, first=self._attempt == 1)
 
     async def _defer(self, seconds: float) -> None:
         """Record the pending recipients with the time of their next attempt."""
@@ -174,12 +175,15 @@ class Attempts:
             _log(found)
 
 
-def _failure(waiting: tuple[_Judged, ...]) -> StillPending:
+def _failure(waiting: tuple[_Judged, ...], *, progressed: bool, first: bool) -> StillPending:
+    """What the next attempt may cost: a split that got some through is free, and one lost connection needs no wait.
+
+    A server that drops every connection, or takes nobody at all, is waited for like any other.
+    """
     wants = {one.verdict.retry for one in waiting}
-    return StillPending(
-        at_once=wants <= {Retry.AT_ONCE, Retry.SPLIT},
-        charged=not wants <= {Retry.SPLIT, Retry.UNCHARGED},
-    )
+    free = {Retry.UNCHARGED, Retry.SPLIT} if progressed else {Retry.UNCHARGED}
+    split = progressed and wants == {Retry.SPLIT}
+    return StillPending(at_once=split or (first and wants == {Retry.AT_ONCE}), charged=not wants <= free)
 
 
 def _log(found: Iterable[AuditRecord]) -> None:

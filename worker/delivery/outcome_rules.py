@@ -228,7 +228,7 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
               "421 Domain mg.example.com is not allowed to send: Sandbox subdomains are for test purposes only.",
               words=r"domain \S{1,255} is not allowed to send"),
     ReplyRule("sender-address-bad", _TRANSACTION, "5", _CONFIG_FAULT, "The sender's address is not usable.",
-              "550 5.1.7 Invalid address", enhanced=r"5\.1\.[78]"),
+              "501 5.1.7 Invalid address", enhanced=r"5\.1\.[78]"),
 
     # Of the 5.1.x, the rest is about the recipient, and says so better than any word could.
     ReplyRule("recipient-unknown", _AFTER_MAIL, "5", _REFUSED_RECIPIENT, "The server does not know this recipient.",

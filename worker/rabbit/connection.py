@@ -39,8 +39,7 @@ class Link:
     async def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call one of the channel's RPC methods and return its frame.
 
-        Raises BrokerUnavailable where the link is lost first, TopologyMismatch where the broker
-        refuses a declaration.
+        Raises BrokerUnavailable where the link is lost first, which a refusal by the broker is, too.
         """
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Any] = loop.create_future()
@@ -53,13 +52,22 @@ class Link:
             return answered.result()
         if not self.lost.done():
             raise BrokerUnavailable("RabbitMQ did not answer in time")
-        reason = self.lost.result()
-        if reason.startswith(f"{_PRECONDITION_FAILED} "):
-            raise TopologyMismatch(reason)
-        raise BrokerUnavailable(reason)
+        raise BrokerUnavailable(self.lost.result())
 
     async def declare(self) -> None:
-        """Declare the exchanges, queues and bindings; what exists alike is left alone."""
+        """Declare the exchanges, queues and bindings; what exists alike is left alone.
+
+        Raises TopologyMismatch where one exists with other arguments.
+        """
+        try:
+            await self._declare()
+        except BrokerUnavailable as error:
+            if not str(error).startswith(f"{_PRECONDITION_FAILED} "):
+                raise
+            msg = f"{error}; move what it holds and delete it, or give Postbote a virtual host of its own"
+            raise TopologyMismatch(msg) from None
+
+    async def _declare(self) -> None:
         channel = self.channel
         for exchange in topology.EXCHANGES:
             await self.call(

@@ -1,7 +1,7 @@
 """Replies that real servers send, and what each has to mean. Addresses and hosts are examples.
 
 `source` names the page, thread or source file that the text was taken from. A text marked "from
-memory of" a server's source was written down without looking it up again.
+memory of" something was written down without looking it up again. Session ids are made up.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,11 @@ class Sample:
 
 
 _GMAIL = "Google Workspace Admin Help, 'Gmail SMTP errors and codes'"
+_GMAIL_MEMORY = "from memory of Gmail's replies"
 _SES = "Amazon SES Developer Guide, 'SMTP Response Codes Returned by Amazon SES'"
+_SES_MEMORY = "from memory of Amazon SES's replies"
 _SES_QUOTA = "Amazon SES Developer Guide, 'Errors related to the sending quotas for your Amazon SES account'"
-_NDR = "Microsoft Learn, 'Email non-delivery reports and SMTP errors in Exchange Online'"
+_EXCHANGE_MEMORY = "from memory of Exchange's replies"
 _SENDGRID = "SendGrid docs, 'SMTP Errors and Troubleshooting'"
 _ZONEMTA = "ZoneMTA, config/bounces.txt"
 _SMTPD = "Postfix, src/smtpd/smtpd.c"
@@ -80,7 +82,7 @@ SAMPLES: tuple[Sample, ...] = (
             "pastebin 1j77m44f, a session that asks for the user name"),
     # protection and login
     _sample("Gmail", "mail", "530 5.7.0 Must issue a STARTTLS command first. a1sm123 - gsmtp", _CONFIG,
-            "tls-demanded-for-good", _GMAIL),
+            "tls-demanded-for-good", _GMAIL_MEMORY),
     _sample("Gmail", "rcpt", "421 4.7.0 TLS required for RCPT domain, closing connection.", _CONFIG_WAIT, "tls-demanded",
             _GMAIL),
     _sample("Microsoft 365", "auth",
@@ -98,7 +100,7 @@ SAMPLES: tuple[Sample, ...] = (
     _sample("Gmail", "auth",
             "534-5.7.9 Application-specific password required. Learn more at\n"
             "534 5.7.9 https://support.google.com/mail/?p=InvalidSecondFactor a1sm123 - gsmtp", _CONFIG,
-            "credentials-refused", _GMAIL),
+            "credentials-refused", _GMAIL_MEMORY),
     _sample("Microsoft 365", "auth",
             "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant.", _CONFIG,
             "credentials-refused", "bookyourpto docs, 'SMTP troubleshoot'"),
@@ -106,7 +108,7 @@ SAMPLES: tuple[Sample, ...] = (
             "530 5.7.57 SMTP; Client was not authenticated to send anonymous mail during MAIL FROM "
             "[AM6PR0732BE0065.eurprd07.prod.outlook.com]", _CONFIG, "credentials-refused",
             "easy365manager.com, 'Office 365 NDR error codes'"),
-    _sample("Amazon SES", "auth", "535 Authentication Credentials Invalid", _CONFIG, "credentials-refused", _SES),
+    _sample("Amazon SES", "auth", "535 Authentication Credentials Invalid", _CONFIG, "credentials-refused", _SES_MEMORY),
     _sample("Amazon SES", "mail", "530 Authentication required", _CONFIG, "credentials-refused",
             "pastebin t22G4F69, a bounce from email-smtp.us-east-1.amazonaws.com"),
     _sample("Mailgun", "auth", "535 5.7.0 Mailgun is not loving your login or password", _CONFIG, "credentials-refused",
@@ -122,11 +124,11 @@ SAMPLES: tuple[Sample, ...] = (
     _sample("mail.ru", "data",
             "503 Administrative prohibition -- authorization required. Users in your domain are not allowed to send "
             "email without authorization.", _CONFIG, "login-demanded-in-words", "pastebin xDPN2fTF, a session"),
-    _sample("Amazon SES", "auth", "454 Temporary authentication failure", _SERVER, "login-deferred", _SES),
+    _sample("Amazon SES", "auth", "454 Temporary authentication failure", _SERVER, "login-deferred", _SES_MEMORY),
     _sample("Postfix", "auth", "454 4.7.0 Temporary authentication failure: Connection lost to authentication server",
             _SERVER, "login-deferred", "Postfix, src/smtpd/smtpd_sasl_glue.c"),
     _sample("Gmail", "auth", "454 4.7.0 Too many login attempts, please try again later. a1sm123 - gsmtp", _SLOWER,
-            "throttled", _GMAIL),
+            "throttled", _GMAIL_MEMORY),
     # the account
     _sample("SendGrid", "auth", "451 Authentication failed: Maximum credits exceeded", _CONFIG_WAIT, "account-stopped",
             "a runbook on 'SASL authentication failed; server smtp.sendgrid.net'"),
@@ -134,14 +136,14 @@ SAMPLES: tuple[Sample, ...] = (
             "account-stopped-for-good", "Microsoft Learn, 'Fix NDR error 550 5.7.705'"),
     _sample("Amazon SES", "final", "554 Message rejected: Sending paused for this account. For more information, please "
             "check the inbox of the email address associated with your AWS account.", _CONFIG,
-            "account-stopped-for-good", _SES),
+            "account-stopped-for-good", _SES_MEMORY),
     # the sender
     _sample("Gmail", "final",
             "550-5.7.26 Unauthenticated email from example.com is not accepted due to domain's\n"
             "550-5.7.26 DMARC policy. Please contact the administrator of example.com domain if\n"
-            "550 5.7.26 this was a legitimate mail. a1si123 - gsmtp", _SENDER, "sender-unproven", _GMAIL),
+            "550 5.7.26 this was a legitimate mail. a1si123 - gsmtp", _SENDER, "sender-unproven", _GMAIL_MEMORY),
     _sample("Exchange", "mail", "550 5.7.60 SMTP; Client does not have permissions to send as this sender", _CONFIG,
-            "sender-not-granted", _NDR),
+            "sender-not-granted", _EXCHANGE_MEMORY),
     _sample("Microsoft 365", "final", "554 5.2.252 SendAsDenied; ann@example.com not allowed to send as bob@example.com",
             _CONFIG, "sender-not-granted", "a Microsoft 365 'Send As' guide in a public repository"),
     _sample("Microsoft 365", "final",
@@ -170,9 +172,8 @@ SAMPLES: tuple[Sample, ...] = (
             "553 5.7.1 <ann@example.com>: Sender address rejected: not owned by user bob@example.com", _CONFIG,
             "sender-not-granted", _POSTFIX),
     _sample("Microsoft 365", "final", "550 5.1.8 Access denied, bad outbound sender", _CONFIG,
-            "account-stopped-for-good", _NDR),
-    _sample("Momentum", "mail", "550 5.1.7 Invalid address", _CONFIG, "sender-address-bad",
-            "IANA SMTP Enhanced Status Codes registry"),
+            "account-stopped-for-good", _EXCHANGE_MEMORY),
+    _sample("Exchange", "mail", "501 5.1.7 Invalid address", _CONFIG, "sender-address-bad", _EXCHANGE_MEMORY),
     # relaying
     _sample("Postfix", "rcpt", "554 5.7.1 <bob@example.com>: Relay access denied", _CONFIG, "relay-denied", _POSTFIX),
     _sample("Postfix", "rcpt", "454 4.7.1 <bob@example.com>: Relay access denied", _CONFIG_WAIT, "relay-denied-for-now",
@@ -182,7 +183,8 @@ SAMPLES: tuple[Sample, ...] = (
             "from memory of sendmail's proto.m4"),
     _sample("Exchange", "rcpt", "550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain", _CONFIG,
             "relay-denied", "Sisimai, its table for Exchange"),
-    _sample("Microsoft 365", "rcpt", "550 5.7.64 TenantAttribution; Relay Access Denied", _CONFIG, "relay-denied", _NDR),
+    _sample("Microsoft 365", "rcpt", "550 5.7.64 TenantAttribution; Relay Access Denied", _CONFIG, "relay-denied",
+            "Sisimai, its table for Exchange"),
     # this host
     _sample("Proofpoint", "greeting", "554 Blocked - see https://ipcheck.proofpoint.com/?ip=192.0.2.1",
             "config_fault local soon", "client-refused-at-greeting", "a scan result in a public repository"),
@@ -225,7 +227,7 @@ SAMPLES: tuple[Sample, ...] = (
     _sample("Gmail", "rcpt",
             "550-5.2.1 The user you are trying to contact is receiving mail at a rate that\n"
             "550 5.2.1 prevents additional messages from being delivered. a1si123 - gsmtp", _DAY,
-            "recipient-rate-refused", _GMAIL),
+            "recipient-rate-refused", _GMAIL_MEMORY),
     _sample("Gmail", "rcpt", "450 4.2.1 Peak SMTP relay limit exceeded for customer. This is a temporary error.", _SLOWER,
             "throttled", _GMAIL),
     _sample("Gmail", "final",
@@ -270,7 +272,7 @@ SAMPLES: tuple[Sample, ...] = (
             "throttled-by-policy", _POSTFIX),
     _sample("Postfix", "mail", "450 4.7.1 Error: too much mail from 192.0.2.1", _SLOWER, "throttled", _SMTPD),
     _sample("Gmail", "mail", "550 5.4.5 Daily user sending limit exceeded. For more information on Gmail sending limits "
-            "go to https://support.google.com/a/answer/166852 a1sm123 - gsmtp", _QUOTA, "quota-spent", _GMAIL),
+            "go to https://support.google.com/a/answer/166852 a1sm123 - gsmtp", _QUOTA, "quota-spent", _GMAIL_MEMORY),
     _sample("Microsoft 365", "final",
             "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException; Failed to process message",
             _QUOTA, "quota-spent", "OfficeDocs-Support issue 1150"),
@@ -278,25 +280,25 @@ SAMPLES: tuple[Sample, ...] = (
     _sample("Gmail", "rcpt",
             "550-5.1.1 The email account that you tried to reach does not exist. Please try\n"
             "550-5.1.1 double-checking the recipient's email address for typos or\n"
-            "550 5.1.1 unnecessary spaces. a1si123 - gsmtp", _RECIPIENT, "recipient-unknown", _GMAIL),
+            "550 5.1.1 unnecessary spaces. a1si123 - gsmtp", _RECIPIENT, "recipient-unknown", _GMAIL_MEMORY),
     _sample("Postfix", "rcpt",
             "550 5.1.1 <bob@example.com>: Recipient address rejected: User unknown in relay recipient table", _RECIPIENT,
             "recipient-unknown", _POSTFIX),
     _sample("Exchange", "rcpt", "550 5.1.10 RESOLVER.ADR.RecipientNotFound; Recipient bob@example.com not found by SMTP "
-            "address lookup", _RECIPIENT, "recipient-unknown", _NDR),
+            "address lookup", _RECIPIENT, "recipient-unknown", _EXCHANGE_MEMORY),
     _sample("Yahoo", "final", "554 delivery error: dd This user doesn't have a example.com account (bob@example.com) [0]",
             _RECIPIENT, "recipient-unknown-in-words", _ZONEMTA),
     _sample("Microsoft 365", "rcpt",
             "550 5.4.1 Recipient address rejected: Access denied. [AM5EUR02FT019.eop-EUR02.prod.protection.outlook.com]",
             _RECIPIENT, "recipient-refused", _ZONEMTA),
     _sample("Microsoft 365", "final", "550 5.7.124 Sender not in allowed-senders list", _RECIPIENT,
-            "recipient-restricted", _NDR),
+            "recipient-restricted", _EXCHANGE_MEMORY),
     _sample("Gmail", "rcpt", "550 5.2.1 The email account that you tried to reach is disabled. a1si123 - gsmtp",
-            _RECIPIENT, "mailbox-disabled", _GMAIL),
+            _RECIPIENT, "mailbox-disabled", _GMAIL_MEMORY),
     _sample("Gmail", "rcpt", "552 5.2.2 The email account that you tried to reach is over quota. a1si123 - gsmtp", _DAY,
-            "mailbox-full", _GMAIL),
-    _sample("Exchange", "final", "554 5.2.2 mailbox full", _DAY, "mailbox-full", _NDR),
-    _sample("Exim", "rcpt", "550 mailbox is full", _DAY, "mailbox-full-in-words", "from memory of Dovecot behind Exim"),
+            "mailbox-full", _GMAIL_MEMORY),
+    _sample("Exchange", "final", "554 5.2.2 mailbox full", _DAY, "mailbox-full", _EXCHANGE_MEMORY),
+    _sample("Exim", "rcpt", "550 mailbox is full", _DAY, "mailbox-full-in-words", "from memory of an ACL that asks Dovecot for the quota"),
     _sample("any", "rcpt", "552 Requested mail action aborted: exceeded storage allocation", _DAY, "storage-exceeded",
             _RFC),
     _sample("Gmail", "rcpt", "452-4.2.2 The recipient's inbox is out of storage space. Please direct the\n"
@@ -320,11 +322,11 @@ SAMPLES: tuple[Sample, ...] = (
     _sample("Postfix", "mail", "552 5.3.4 Message size exceeds fixed limit", _MESSAGE, "message-too-big", _POSTFIX),
     _sample("Gmail", "final", "552-5.2.3 Your message exceeded Google's message size limits. Please visit\n"
             "552 5.2.3 https://support.google.com/mail/?p=MaxSizeError a1sm123 - gsmtp", _MESSAGE, "message-too-big",
-            _GMAIL),
+            _GMAIL_MEMORY),
     _sample("Exim", "mail", "552 Message size exceeds maximum permitted", _MESSAGE, "message-too-big-in-words", _EXIM),
-    _sample("Exchange", "final", "554 5.6.0 Invalid message content", _MESSAGE, "message-malformed", _NDR),
+    _sample("Exchange", "final", "554 5.6.0 Invalid message content", _MESSAGE, "message-malformed", _EXCHANGE_MEMORY),
     _sample("Gmail", "final", "550 5.7.1 Messages missing a valid messageId header are not accepted. This message is not "
-            "RFC 5322 compliant.", _MESSAGE, "message-malformed-in-words", _GMAIL),
+            "RFC 5322 compliant.", _MESSAGE, "message-malformed-in-words", _GMAIL_MEMORY),
     _sample("Postfix", "final", "521 5.5.2 mail.example.com Error: bare <LF> received", _MESSAGE,
             "message-malformed-in-words", _POSTFIX),
     # commands, and the rest

@@ -132,6 +132,24 @@ async def test_a_recipient_limit_costs_no_retry() -> None:
     assert sum(o == "accepted" for _, o, _ in world.audit.outcomes()) == 20
 
 
+async def test_a_recipient_limit_that_takes_nobody_is_no_endless_loop() -> None:
+    full = reply(Phase.RCPT, 452, "4.5.3 too many recipients")
+    world = World({"a@example.com": [full] * 50})
+    settlement = await world.handle(event("a@example.com"))
+    assert isinstance(settlement, Park)
+    assert len(world.mailer.sent) == 4
+
+
+async def test_only_the_first_lost_connection_is_tried_again_without_a_wait() -> None:
+    world = World({"a@example.com": [LOST_BEFORE] * 2}, first_wait_s=0.2)
+    began = asyncio.get_running_loop().time()
+    assert await world.handle(event("a@example.com")) == Ack()
+    assert asyncio.get_running_loop().time() - began >= 0.2
+    first, second, _ = world.audit.records.values()
+    assert first.next_attempt_at - first.timestamp < timedelta(milliseconds=50)
+    assert second.next_attempt_at - second.timestamp > timedelta(milliseconds=150)
+
+
 async def test_the_same_event_again_sends_nothing() -> None:
     world = World({"b@example.com": [UNKNOWN]})
     for _ in range(3):
