@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-docker lint format contracts lock clean
+.PHONY: help demo test unit test-docker bench lint format contracts lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ unit: $(VENV)/.dev ## The quick loop: no server, under 30 s
 
 test-docker: $(VENV)/.dev ## The testcontainers fixtures and docker compose (needs a Docker engine)
 	$(PYTEST) tests/docker -v
+
+bench: $(VENV)/.dev ## Postbote beside Celery, dramatiq and aio-pika on this machine (BENCH="--long --latency --rtt")
+	$(BIN)/python -m tests.bench $(BENCH)
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -40,6 +43,8 @@ lock: ## Pin the dependencies anew, with hashes (needs uv)
 		pyproject.toml -o requirements/runtime.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra dev --constraint requirements/runtime.lock pyproject.toml -o requirements/dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		requirements/bench.in -o requirements/bench.lock
 
 clean: ## Remove what was built
 	rm -rf $(VENV) build .postbote .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
