@@ -67,18 +67,17 @@ def parse_event(body: bytes, content_type: str | None = None, headers: Mapping[s
     Raises InvalidEvent with the path of every field at fault.
     """
     attributes, data = _split(body, content_type, headers or {})
-    known = _known(attributes, data)
     errors: list[FieldError] = []
     envelope = _validate(Envelope, attributes, "", errors)
     payload = _payload(attributes.get("type"), data, errors)
     if errors or envelope is None or payload is None:
-        raise InvalidEvent(tuple(errors[:_MAX_ERRORS]), known)
+        raise InvalidEvent(tuple(errors[:_MAX_ERRORS]), _known(attributes, data))
     return EmailEvent(envelope, payload)
 
 
 def _split(body: bytes, content_type: str | None, headers: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     binary = _binary_attributes(headers)
-    document = _json(body, _known(binary, None))
+    document = _json(body, binary)
     # A binary event says its version in a header; without one the body must be the whole event.
     if "specversion" in binary and (content_type or "").split(";")[0].strip().lower() != STRUCTURED:
         return binary, document
@@ -107,12 +106,13 @@ def _header_value(value: Any) -> Any:
     return value
 
 
-def _json(body: bytes, known: Known) -> Any:
+def _json(body: bytes, attributes: Mapping[str, Any]) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         reason = str(error).split(":", maxsplit=1)[0]
-        raise InvalidEvent((FieldError("body", f"is not valid JSON ({reason})"),), known) from None
+        error_at = FieldError("body", f"is not valid JSON ({reason})")
+        raise InvalidEvent((error_at,), _known(attributes, None)) from None
 
 
 def _payload(kind: Any, data: Any, errors: list[FieldError]) -> EmailData | None:

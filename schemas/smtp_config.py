@@ -7,6 +7,7 @@ never merged across scopes, so a partner's password can never travel to an organ
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, TypeAdapter, model_validator
@@ -154,7 +155,7 @@ class SmtpConfig(BaseModel):
         """True where no credentials are sent."""
         return self.username is None
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with any field that decides where and how mail is sent.
 

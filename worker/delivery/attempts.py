@@ -187,8 +187,10 @@ def _failure(waiting: tuple[_Judged, ...], *, progressed: bool, first: bool) -> 
 
 
 def _log(found: Iterable[AuditRecord]) -> None:
+    """Tell of each recipient; the accepted, nearly all of them, at debug level: the audit has them."""
     for record in found:
-        log.info(
+        say = log.debug if record.outcome is Outcome.ACCEPTED else log.info
+        say(
             "recipient",
             outcome=record.outcome.value,
             attempt=record.attempt,

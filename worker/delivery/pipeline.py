@@ -44,7 +44,7 @@ from worker.message import ConfigFaultReason, Rendered, choose_sender, render
 
 log = structlog.get_logger(__name__)
 
-# Refusals and doubts are looked up for so many attempts; a refusal beyond is only refused again.
+# Of a redelivery, refusals and doubts are looked up for so many attempts; a refusal beyond is only refused again.
 _LOOKED_UP_ATTEMPTS = 3
 # RabbitMQ gives a consumer 30 minutes for a delivery: nothing is held longer than 12.
 _STORE_PATIENCE_S = 600.0
@@ -156,7 +156,7 @@ class Pipeline:
         queued_ms = max(0.0, (received - event.envelope.time).total_seconds() * 1000)
         writer = RecordWriter(event, self._worker_id, Stopwatch(received, queued_ms))
         writer.possible_duplicate = incoming.redelivered
-        known = await self._known(event)
+        known = await self._known(event, attempts=_LOOKED_UP_ATTEMPTS if incoming.redelivered else 1)
         job = _Job(event, incoming, writer, known.pending)
         if job.pending:
             return _held_too(await self._deliver_pending(job), known.in_doubt)
@@ -171,14 +171,15 @@ class Pipeline:
         early = await self._wait_for_start(job.event)
         return early if early is not None else await self._resolve_and_send(job)
 
-    async def _known(self, event: EmailEvent) -> _Known:
-        """Ask the audit which recipients have their end already."""
+    async def _known(self, event: EmailEvent, attempts: int) -> _Known:
+        """Ask the audit which recipients have their end already, in any of the first `attempts`."""
         recipients = event.data.recipients()
         month = event.envelope.time.astimezone(UTC).strftime("%Y.%m")
-        final = {r: _ids(event, r, Outcome.REFUSED) | _ids(event, r, Outcome.ACCEPTED) for r in recipients}
+        accepted = {r: _ids(event, r, Outcome.ACCEPTED, 1) for r in recipients}
+        final = {r: accepted[r] | _ids(event, r, Outcome.REFUSED, attempts) for r in recipients}
         # Whoever asked to hold in doubt must not get a second mail because a worker was restarted.
         holds = event.data.on_doubt is OnDoubt.HOLD
-        doubt = {r: _ids(event, r, Outcome.IN_DOUBT) if holds else frozenset[str]() for r in recipients}
+        doubt = {r: _ids(event, r, Outcome.IN_DOUBT, attempts) if holds else frozenset[str]() for r in recipients}
         asked = frozenset[str]().union(*final.values(), *doubt.values())
         known = await self._ports.lookup.recorded(dict.fromkeys(asked, month))
         in_doubt = tuple(r for r in recipients if known & doubt[r] and not known & final[r])
@@ -268,9 +269,8 @@ class Pipeline:
             raise Interrupted
 
 
-def _ids(event: EmailEvent, recipient: str, outcome: Outcome) -> frozenset[str]:
-    """The ids that records of this outcome would have, whatever attempt they are of."""
-    attempts = 1 if outcome is Outcome.ACCEPTED else _LOOKED_UP_ATTEMPTS
+def _ids(event: EmailEvent, recipient: str, outcome: Outcome, attempts: int) -> frozenset[str]:
+    """The ids that records of this outcome would have in the first `attempts`."""
     return frozenset(
         document_id(
             partner=event.scope.partner,
