@@ -10,13 +10,6 @@ from pydantic import SecretStr
 from worker.logs import LogFormat, configure_logging
 
 
-@pytest.fixture(autouse=True)
-def _restored():
-    yield
-    structlog.reset_defaults()
-    logging.basicConfig(force=True)
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
