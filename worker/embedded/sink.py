@@ -280,8 +280,9 @@ class _SinkSession(SMTP):
 
     def abort(self) -> None:
         """Close at once, without the farewell of TLS."""
-        transport = self._original_transport or self.transport
-        if isinstance(transport, asyncio.Transport):
+        # Not told by its type: uvloop's transports are none of asyncio's classes.
+        transport: Any = self._original_transport or self.transport
+        if transport is not None:
             transport.abort()
 
 
