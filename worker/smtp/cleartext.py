@@ -3,7 +3,7 @@
 RFC 3207 section 4.2 lets a server say nothing between its 220 and the handshake; whoever does is
 an attacker who wants bytes of his own read as part of the protected session, or broken. The
 library throws such bytes away and goes on. This stands between the socket and the library,
-passes everything on, and remembers whether there was more than the one reply.
+passes everything on, and closes the socket as soon as there is more than the one reply.
 """
 
 import asyncio
@@ -14,22 +14,26 @@ from worker.smtp.replies import RemoteProtocolError, ReplyParser
 class CleartextWatch(asyncio.Protocol):
     """Stands in for `inner` until the TLS upgrade takes the socket over."""
 
-    def __init__(self, inner: asyncio.Protocol) -> None:
-        """Nothing has been seen yet."""
+    def __init__(self, inner: asyncio.Protocol, transport: asyncio.Transport) -> None:
+        """Take the place of `inner`; nothing has been seen yet."""
         self._inner = inner
+        self._transport = transport
         self._parser = ReplyParser()
         self._replied = False
         self.surplus = 0
         """Octets that arrived in clear behind the reply."""
+        transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on, and count what follows the reply."""
+        """Pass on, count what follows the reply, and end it there: no handshake begins on such a connection."""
         if self._replied:
             self.surplus += len(data)
         else:
             self._parser.feed(data)
             self._replied = self._has_replied()
             self.surplus = self._parser.unread if self._replied else 0
+        if self.surplus:
+            self._transport.abort()
         self._inner.data_received(data)
 
     def _has_replied(self) -> bool:

@@ -153,7 +153,7 @@ class Destination:
         now = self._loop.time()
         up = self._up
         if up and _too_many_connections(answer):
-            self._limit.refused(up, now)
+            self._limit.refused(up + self.dialling, now)  # those under way lower it further where they fail
         if up:
             self._no_dial_before = now + DIAL_AGAIN_S
             self._wake_at(self._no_dial_before)

@@ -111,10 +111,10 @@ async def _protect(client: aiosmtplib.SMTP, config: SmtpConfig) -> None:
 
 async def _start_tls(client: aiosmtplib.SMTP, config: SmtpConfig, context: ssl.SSLContext) -> None:
     """Upgrade, and end the connection where anything in clear followed the 220 (RFC 3207 section 4.2)."""
-    if client.transport is None or client.protocol is None:
+    transport, protocol = cast("asyncio.Transport | None", client.transport), client.protocol
+    if transport is None or protocol is None:
         raise aiosmtplib.SMTPServerDisconnected("closed before STARTTLS")
-    watch = CleartextWatch(client.protocol)
-    client.transport.set_protocol(watch)
+    watch = CleartextWatch(protocol, transport)
     try:
         await client.starttls(server_hostname=_name(config), tls_context=context)
     except (aiosmtplib.SMTPException, OSError):
