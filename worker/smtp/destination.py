@@ -71,6 +71,7 @@ class Destination:
         self._bucket = TokenBucket(config.rate_per_minute, now) if config.rate_per_minute else None
         self._blocked_until = 0.0
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
 
     @property
     def size(self) -> int:
@@ -97,9 +98,9 @@ class Destination:
         if len(self.waiting) <= self.dialling:
             return 0
         now = self._loop.time()
-        if self._blocked() or (self._up and now < self._no_dial_before):
-            return 0
         room = self._limit.allowed(now) - self.size
+        if room <= 0 or self._blocked() or (now < self._no_dial_before and self._up):
+            return 0
         return max(0, min(len(self.waiting), self._dials_at_once, room + self.dialling) - self.dialling)
 
     def surplus(self) -> list[SmtpConnection]:
@@ -252,9 +253,11 @@ class Destination:
 
     def _wake_at(self, at: float) -> None:
         if self._alarm:
-            if not self._alarm.cancelled() and self._loop.time() < self._alarm.when() <= at:
+            if self._alarm_at <= at:
                 return  # it looks again then, and sets the next one
             self._alarm.cancel()
+        # Kept here, for a handle of uvloop that is due at once cannot be asked when.
+        self._alarm_at = at
         self._alarm = self._loop.call_at(at, self._wake)
 
     def _wake(self) -> None:

@@ -10,6 +10,7 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 from schemas.smtp_config import SmtpConfig, TlsMode
 from worker.delivery.ports import MailEnvelope, RenderedMessage
@@ -95,7 +96,7 @@ class Session:
         return not closing
 
     def _usual(self, command: str) -> str:
-        verb = command.split(" ")[0].split(":")[0].upper()
+        verb = re.split("[ :]", command, maxsplit=1)[0].upper()
         if verb == "EHLO":
             offer = ["scripted", *self.server.offer]
             return "\r\n".join(f"250{'-' if n < len(offer) - 1 else ' '}{each}" for n, each in enumerate(offer))
@@ -114,7 +115,7 @@ class ScriptedServer:
         self._open = 0
         self.changed = asyncio.Condition()
 
-    async def __aenter__(self) -> "ScriptedServer":
+    async def __aenter__(self) -> Self:
         tls = self.context if self._tls_at_once else None
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         self.port = self._listener.sockets[0].getsockname()[1]

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from schemas.smtp_config import TlsMode
 from tests.unit.smtp.scripted_server import CLOSE, OFFER, ScriptedServer, envelope, message
 from worker.delivery.ports import Fault, Phase
+from worker.smtp.cleartext import CleartextWatch
 from worker.smtp.dial import DialFailed, dial
 
 STARTTLS = (*OFFER, "STARTTLS")
@@ -86,6 +87,44 @@ async def test_octets_in_clear_after_the_reply_to_starttls_end_the_connection(tl
     listener.close()
     assert (got.phase, got.fault) == (Phase.TLS, Fault.TLS_FAILED)
     assert got.detail.startswith("the server sent 30 octets in clear")
+
+
+class Recorder(asyncio.Protocol):
+    """What the library's protocol and its transport are told."""
+
+    def __init__(self) -> None:
+        self.heard = []
+
+    def data_received(self, data):
+        self.heard.append(data)
+
+    def set_protocol(self, protocol):
+        self.heard.append("watched")
+
+    def abort(self):
+        self.heard.append("abort")
+
+
+@pytest.mark.parametrize(
+    ("segments", "surplus"),
+    [
+        ([b"220 go\r\n"], 0),
+        ([b"22", b"0 go\r", b"\n"], 0),
+        ([b"220-go\r\n220 on\r\n"], 0),
+        ([b"220 go\r\nx"], 1),
+        ([b"220 go\r\n", b"xyz"], 3),
+        ([b"220 go\r", b"\n250 x\r\n"], 7),
+        ([b"454 no\r\n"], 0),
+    ],
+)
+def test_only_one_reply_may_follow_starttls_however_it_is_cut_up(segments, surplus) -> None:
+    inner, transport = Recorder(), Recorder()
+    watch = CleartextWatch(inner, transport)
+    for segment in segments:
+        watch.data_received(segment)
+    assert watch.surplus == surplus
+    assert inner.heard == segments
+    assert transport.heard == ["watched", *["abort"] * (surplus > 0)]
 
 
 async def test_octets_put_in_on_the_way_end_it_before_the_handshake_that_would_succeed(tls) -> None:
