@@ -11,6 +11,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ from worker.embedded.audit import SqliteAudit
 from worker.embedded.certificates import ensure_certificates
 from worker.embedded.queue import SqliteQueue
 from worker.embedded.sink import SmtpSink
-from worker.settings import Settings
+from worker.settings import HIGHEST_PORT, Settings
+from worker.smtp.egress import EgressGuard
 from worker.smtp.pool import SmtpPool
 from worker.store.cached import CachedConfigSource
 from worker.store.configs import ConfigStore
@@ -106,7 +108,8 @@ async def open_configs(settings: Settings) -> AsyncIterator[ConfigSource]:
 
 async def work(settings: Settings, backend: Backend, configs: ConfigSource, stop: asyncio.Event) -> None:
     """Consume and deliver until `stop`; then let transactions end, within the grace."""
-    pool = SmtpPool(settings.ehlo_name)
+    guard = EgressGuard(settings.egress_allow, settings.egress_ports)
+    pool = SmtpPool(settings.ehlo_name, guard=guard, max_connections=settings.smtp_max_connections)
     ports = PipelinePorts(configs, pool, backend.audit, backend.lookup)
     retry = RetryPolicy(settings.retry_budget_s, settings.retry_first_wait_s, settings.doubt_wait_s)
     pipeline = Pipeline(ports, worker_id=settings.worker_id, retry=retry)
@@ -166,7 +169,7 @@ async def embedded_app(settings: Settings) -> AsyncIterator[EmbeddedApp]:
 
 
 def with_embedded_defaults(settings: Settings) -> Settings:
-    """Keep the store in the data folder, and a key for it there, unless others were chosen."""
+    """Keep the store and its key in the data folder and let records lead to this host, unless chosen otherwise."""
     folder = settings.data_dir
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     update: dict[str, Any] = {}
@@ -174,6 +177,11 @@ def with_embedded_defaults(settings: Settings) -> Settings:
         update["database_url"] = f"sqlite:///{(folder / 'postbote.db').absolute()}"
     if not settings.secret_keys:
         update["secret_keys"] = (SecretStr(_kept_key(folder / "secret.key")),)
+    # The sink stands on a free port of this host, and the tenants' records of the demo lead to it.
+    if "egress_allow" not in settings.model_fields_set:
+        update["egress_allow"] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+    if "egress_ports" not in settings.model_fields_set:
+        update["egress_ports"] = ((1, HIGHEST_PORT),)
     return settings.model_copy(update=update)
 
 

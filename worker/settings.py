@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.address import Address
@@ -23,6 +23,7 @@ from schemas.text import RequiredText
 from worker.errors import SettingsError
 
 PREFIX = "POSTBOTE_"
+HIGHEST_PORT = 65535
 
 # The name that a documented system uses -> our own name for the same thing.
 SYNONYMS = {
@@ -67,6 +68,20 @@ def _loopback(value: str) -> str:
         msg = "the API has no authentication yet and binds loopback addresses only: use 127.0.0.1"
         raise ValueError(msg)
     return value
+
+
+def _port_ranges(value: object) -> object:
+    parts = _split_list(value)
+    return tuple(map(_port_range, parts)) if isinstance(value, str) and isinstance(parts, tuple) else parts
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    low, dash, high = text.partition("-")
+    first, last = (int(each) if each.isascii() and each.isdigit() else 0 for each in (low, high if dash else low))
+    if not 1 <= first <= last <= HIGHEST_PORT:
+        msg = f"{text!r} is neither a port nor a range of ports like 3000-3100"
+        raise ValueError(msg)
+    return first, last
 
 
 def _url_of(*schemes: str) -> AfterValidator:
@@ -143,6 +158,15 @@ class Settings(BaseSettings):
     )
     ehlo_name: str = Field(
         default_factory=socket.getfqdn, description="Name given in EHLO and Message-ID; this host's name by default"
+    )
+
+    smtp_max_connections: int = Field(500, ge=1, le=20_000, description="SMTP connections of one worker at most")
+    # Where partners' and orgs' records may lead beyond; the controller's own record is not bound
+    egress_allow: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_split_list)] = Field(
+        (), description="Networks beside the public ones that tenants' SMTP servers may be in: 10.1.0.0/16,fd00::/8"
+    )
+    egress_ports: Annotated[tuple[tuple[int, int], ...], NoDecode, BeforeValidator(_port_ranges)] = Field(
+        (), description="Ports beside 25, 465, 587 and 2525 that tenants' SMTP servers may have: 26,3000-3100"
     )
 
     # HTTP

@@ -44,6 +44,9 @@ class Site:
             "POSTBOTE_SECRET_KEYS": self.key,
             "POSTBOTE_CONFIG_CACHE_S": "0",
             "POSTBOTE_RETRY_FIRST_WAIT_S": "0.1",
+            # The tenants' servers are Postfixes on free ports of this host.
+            "POSTBOTE_EGRESS_ALLOW": "127.0.0.0/8,::1/128",
+            "POSTBOTE_EGRESS_PORTS": "1-65535",
             **self.env_extra,
         }
 

@@ -1,5 +1,7 @@
 """What a setting means, and what a wrong one is told."""
 
+from ipaddress import ip_network
+
 import pytest
 
 from schemas.smtp_config import TlsMode
@@ -31,6 +33,11 @@ RAFAY = {
         ({**RAFAY, "FW_EVENT_SMTP_SERVER_PORT": "99999"}, "FW_EVENT_SMTP_SERVER_PORT: "),
         ({**RAFAY, "POSTBOTE_CONTROLLER_CA_FILE": "/nowhere.pem"}, "POSTBOTE_CONTROLLER_CA_FILE: No such file"),
         ({"POSTBOTE_LOG_LEVEL": "loud"}, "POSTBOTE_LOG_LEVEL: "),
+        ({"POSTBOTE_SMTP_MAX_CONNECTIONS": "0"}, "POSTBOTE_SMTP_MAX_CONNECTIONS: "),
+        ({"POSTBOTE_EGRESS_ALLOW": "10.0.0.0/8,intranet"}, "POSTBOTE_EGRESS_ALLOW: "),
+        ({"POSTBOTE_EGRESS_ALLOW": "10.0.0.1/8"}, "POSTBOTE_EGRESS_ALLOW: "),
+        ({"POSTBOTE_EGRESS_PORTS": "26,x"}, "POSTBOTE_EGRESS_PORTS: 'x' is neither a port nor a range"),
+        ({"POSTBOTE_EGRESS_PORTS": "30-20"}, "POSTBOTE_EGRESS_PORTS: '30-20' is neither"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_the_variable(environment: dict[str, str], expected: str) -> None:
@@ -68,3 +75,10 @@ def test_secrets_do_not_show() -> None:
     found = load_settings({**RAFAY, "POSTBOTE_SECRET_KEYS": "geheim-1, geheim-2"})
     assert len(found.secret_keys) == 2
     assert "geheim" not in repr(found)
+
+
+def test_where_tenants_records_may_lead_is_read_as_networks_and_ranges() -> None:
+    found = load_settings({"POSTBOTE_EGRESS_ALLOW": "10.1.0.0/16, ::1/128", "POSTBOTE_EGRESS_PORTS": "26, 3000-3100"})
+    assert found.egress_allow == (ip_network("10.1.0.0/16"), ip_network("::1/128"))
+    assert found.egress_ports == ((26, 26), (3000, 3100))
+    assert (load_settings({}).egress_allow, load_settings({}).egress_ports) == ((), ())

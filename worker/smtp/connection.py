@@ -1,160 +1,236 @@
-"""One SMTP connection: a transaction at a time, command by command (RFC 5321 section 3.3).
+"""One connection: the sans-IO engine on a socket, fed from its owner's queue.
 
-The answer of each recipient names the phase that decided it. Once the final dot may have left
-this host, a missing reply is an answer of phase FINAL: nobody can know what the server did.
+A turn is: read, settle, take messages while the engine does, write. A message is fetched from the
+owner at the moment the engine could send it, so that two overlap exactly when a second is in hand.
+
+How it ends is settled in `connection_lost` alone, whatever began it (timeout, EOF, 421, garbage):
+until then a transport may still write what it holds, even an aborted one, and how much never left
+is the difference between a retry and a doubt.
 """
 
-import re
+import asyncio
 import time
-
-import aiosmtplib
+from collections.abc import Mapping
+from typing import cast
 
 from schemas.audit import TlsUsed
-from worker.delivery.ports import Answer, Fault, MailEnvelope, Phase, RenderedMessage, SmtpReply, TransactionResult
+from worker.delivery.ports import Answer, Fault, Phase, SmtpReply
+from worker.smtp.commands import LocalProtocolError
 from worker.smtp.dial import Dialled
+from worker.smtp.job import Job, Owner
+from worker.smtp.outbox import Outbox
+from worker.smtp.transaction import Engine
+from worker.smtp.under_way import Event, Finished
 
-_LEADING_DOT = re.compile(rb"^\.", re.MULTILINE)
-_START_INPUT = 354
-_CLOSING = 421
-# RFC 5321 section 4.5.3.2.6: the server may need long to store what it has taken over.
-FINAL_TIMEOUT_S = 600.0
+# RFC 5321 section 4.5.3.2: what the server may take, at most, for DATA and for a block of content.
+DATA_S = 120.0
+BLOCK_S = 180.0
+# Section 4.5.3.2.6: it may need long to store what it has taken over.
+FINAL_S = 600.0
+CLOSING = 421
+IDLE_S = 30.0
+QUIT_S = 2.0
 
 
-class _Broken(Exception):
-    """The connection is of no further use."""
+class SmtpConnection(asyncio.Protocol):
+    """A connection that takes messages until it ends; its owner learns of everything by callbacks."""
 
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault)
-        self.fault = fault
+    def __init__(self, dialled: Dialled, timeout_s: float, owner: Owner, *, final_s: float = FINAL_S) -> None:
+        """Take over what `dial` made, in the same turn of the loop; `start` begins.
 
-
-class SmtpConnection:
-    """A dialled connection; `usable` turns False for good once a transaction has broken it."""
-
-    def __init__(self, dialled: Dialled, timeout_s: float) -> None:
-        """Take over what `dial` made; `timeout_s` bounds the wait for each reply but the last."""
-        self._client = dialled.client
+        `timeout_s` bounds the wait for each reply but the one to the final dot, which has `final_s`.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._owner = owner
+        self._engine = Engine(dialled.capabilities)
+        self._transport = dialled.transport
+        self._surplus = dialled.surplus
+        self._timeout_s, self._final_s = timeout_s, final_s
+        self._shortest_s = min(timeout_s, DATA_S, IDLE_S, final_s)
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self._timed_out = False
+        self._quitting = False
+        self._farewell: SmtpReply | None = None
         self.tls: TlsUsed | None = dialled.tls
-        self._timeout_s = timeout_s
-        self._broken = False
-        self.idle_since = time.monotonic()
+        self.connect_ms = dialled.connect_ms
+        self.mail_max = dialled.capabilities.mail_max
+        self.taken = 0
+        """Messages that went to this connection."""
+        self.finished = 0
+        """Those of them that the server answered without closing the connection."""
+        self.finished_at = self._loop.time()
+        self.retiring = False
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        self._transport.set_protocol(self)
+        self._outbox = Outbox(self._transport)
+
+    @property
+    def idle(self) -> bool:
+        """True where no message is under way."""
+        return self._engine.idle
 
     @property
     def usable(self) -> bool:
-        """False once the server closed it (noticed while idle, too) or a transaction broke it."""
-        return not self._broken and self._client.is_connected
+        """False once it is closing or will close after what is under way."""
+        return not (self.retiring or self._engine.closed or self._transport.is_closing())
 
-    async def send(self, envelope: MailEnvelope, message: RenderedMessage) -> TransactionResult:
-        """Run one transaction; every recipient of the envelope gets an answer."""
-        began = time.perf_counter()
-        self._broken = True  # until the transaction has ended in a known state
-        answers = await self._transaction(envelope, message)
-        self.idle_since = time.monotonic()
-        return TransactionResult(answers, self.tls, transaction_ms=(time.perf_counter() - began) * 1000)
-
-    async def close(self) -> None:
-        """Say QUIT where that still makes sense, and close."""
-        if self.usable:
-            self._broken = True
-            try:
-                await self._client.quit(timeout=2.0)
-            except (aiosmtplib.SMTPException, OSError):
-                self._client.close()  # it was going away in any case
+    def start(self) -> None:
+        """Take the first message."""
+        if self._surplus:
+            self.data_received(self._surplus)
         else:
-            self._client.close()
+            self.pull()
 
-    async def _transaction(self, envelope: MailEnvelope, message: RenderedMessage) -> dict[str, Answer]:
-        unsupported = self._unsupported(message)
-        if unsupported is not None:
-            self._broken = False
-            return dict.fromkeys(envelope.recipients, unsupported)
-        answers: dict[str, Answer] = {}
-        phase = Phase.MAIL
+    def pull(self) -> None:
+        """Take what messages there are and write what is to be written: the second half of a turn."""
+        engine = self._engine
+        took = True
+        while took and engine.can_submit and self.usable:
+            took = (job := self._owner.next_job(self)) is not None and self._take(job)
+        buffers = engine.data_to_send()
+        if buffers:
+            self._outbox.write(buffers)
+        if not took and self.usable:
+            self._owner.available(self)
+        self._set_deadline()
+        if self.retiring:
+            self._say_goodbye()
+
+    def retire(self) -> None:
+        """Take no more messages, and say QUIT when those under way are over."""
+        if not self.retiring:
+            self.retiring = True
+            self._say_goodbye()
+
+    def abort(self) -> None:
+        """Close at once; what is under way is settled as lost."""
+        self.retiring = True
+        self._transport.abort()
+
+    # What the transport calls
+
+    def data_received(self, data: bytes) -> None:
+        """Settle what the server answered, and go on."""
+        closed_before = self._engine.closed
+        # Of what the transport holds, some may yet leave: only what it was not given counts as unsent.
+        self._settle(self._engine.receive(data, self._outbox.octets))
+        if self._engine.closed:
+            if not closed_before:
+                self._close()
+        elif b"\n" in data:  # less than a line is no progress: a trickle must not outlast the time limits
+            self.pull()
+
+    def eof_received(self) -> bool:
+        """Close: SMTP knows no half-open connection."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The socket is full."""
+        self._outbox.pause()
+
+    def resume_writing(self) -> None:
+        """The socket has taken a block."""
+        self._outbox.resume()
+        self._set_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Settle everything that is still under way."""
+        del exc  # what it would say, the answers say by phase
+        unsent = self._outbox.never_left()
+        engine = self._engine
+        self._settle(engine.timeout(unsent) if self._timed_out else engine.connection_lost(unsent))
+        if self._timer:
+            self._timer.cancel()
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._owner.ended(self, self._farewell)
+
+    # The steps of a turn
+
+    def _take(self, job: Job) -> bool:
+        job.began = time.perf_counter()
+        job.reused = self.taken > 0
+        self.taken += 1
         try:
-            reply = await self._command(b"MAIL FROM:<" + envelope.mail_from.encode() + b">" + self._parameters(message))
-            if not _positive(reply):
-                await self._reset(reply)
-                return dict.fromkeys(envelope.recipients, Answer(phase, reply))
-            phase = Phase.RCPT
-            accepted = await self._recipients(envelope, answers)
-            if not accepted:
-                return answers
-            phase = Phase.DATA
-            reply = await self._command(b"DATA")
-            if reply.code != _START_INPUT:
-                await self._reset(reply)
-                return answers | dict.fromkeys(accepted, Answer(phase, reply))
-            phase = Phase.FINAL
-            return answers | dict.fromkeys(accepted, Answer(phase, await self._body(message.content)))
-        except _Broken as broken:
-            self._client.close()
-            missing = [r for r in envelope.recipients if r not in answers]
-            return answers | dict.fromkeys(missing, Answer(phase, fault=broken.fault))
+            refused = self._engine.submit(job, job.envelope, job.message)
+        except LocalProtocolError as error:
+            # Nothing of it was sent. The engine is the last to check, so this is a fault of ours.
+            job.answer_all(Answer(Phase.MAIL, fault=Fault.PROTOCOL, detail=str(error)))
+        else:
+            self._settle(refused)
+        return True
 
-    async def _recipients(self, envelope: MailEnvelope, answers: dict[str, Answer]) -> list[str]:
-        """Fill `answers` with the refusals and return the accepted; after a 421 nobody is."""
-        accepted = []
-        for recipient in envelope.recipients:
-            reply = await self._command(b"RCPT TO:<" + recipient.encode() + b">")
-            if reply.code == _CLOSING:
-                answers |= {r: Answer(Phase.RCPT, reply) for r in envelope.recipients if r not in answers}
-                return []
-            if _positive(reply):
-                accepted.append(recipient)
+    def _settle(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Finished):
+                self._finish(cast("Job", event.token), event.answers)
             else:
-                answers[recipient] = Answer(Phase.RCPT, reply)
-        if not accepted:
-            await self._reset(None)
-        return accepted
+                self._farewell = event.reply
 
-    async def _body(self, content: bytes) -> SmtpReply:
-        reply = await self._write_and_read(_LEADING_DOT.sub(b"..", content) + b".\r\n", FINAL_TIMEOUT_S)
-        self._broken = reply.code == _CLOSING
-        return reply
+    def _finish(self, job: Job, answers: Mapping[str, Answer]) -> None:
+        reply = next(iter(answers.values())).reply
+        if reply and reply.code != CLOSING:
+            self.finished += 1
+            self.finished_at = self._loop.time()
+        self._owner.settled(self, job, answers)
 
-    async def _reset(self, reply: SmtpReply | None) -> None:
-        """Leave no half-open transaction behind; after 421 the server is gone anyway."""
-        if reply is None or reply.code != _CLOSING:
-            self._broken = not _positive(await self._command(b"RSET"))
+    def _say_goodbye(self) -> None:
+        if self._engine.closed or self._transport.is_closing():
+            self._close()
+        elif self._engine.idle and not self._quitting:
+            self._quitting = True
+            self._engine.quit()
+            self._outbox.write(self._engine.data_to_send())
+            self._arm(self._loop.time() + QUIT_S)
 
-    async def _command(self, line: bytes) -> SmtpReply:
-        return await self._write_and_read(line + b"\r\n", self._timeout_s)
+    def _close(self) -> None:
+        """Close; politely after QUIT, else at once, for what is still held back must never leave."""
+        if self._quitting:
+            self._transport.close()
+        else:
+            self._transport.abort()
 
-    async def _write_and_read(self, data: bytes, timeout_s: float) -> SmtpReply:
-        protocol = self._client.protocol
-        if protocol is None:
-            raise _Broken(Fault.LOST)
-        try:
-            protocol.write(data)
-            response = await protocol.read_response(timeout=timeout_s)
-        except aiosmtplib.SMTPTimeoutError:
-            raise _Broken(Fault.TIMEOUT) from None
-        except (aiosmtplib.SMTPServerDisconnected, OSError):
-            raise _Broken(Fault.LOST) from None
-        except aiosmtplib.SMTPException:
-            raise _Broken(Fault.PROTOCOL) from None
-        return SmtpReply(response.code, response.message)
+    # The one timer
 
-    def _unsupported(self, message: RenderedMessage) -> Answer | None:
-        client = self._client
-        if message.smtputf8 and not client.supports_extension("smtputf8"):
-            return Answer(Phase.MAIL, fault=Fault.SMTPUTF8_NOT_OFFERED)
-        limit = client.esmtp_extensions.get("size", "")
-        if limit.isdigit() and 0 < int(limit) < len(message.content):
-            detail = f"{len(message.content)} octets, the server takes {limit}"
-            return Answer(Phase.MAIL, fault=Fault.TOO_LARGE, detail=detail)
-        return None
+    def _set_deadline(self) -> None:
+        """Restart the wait for what is due next."""
+        if self._quitting:
+            return
+        now = self._loop.time()
+        self._deadline = now + self._limit()
+        if self._timer is None:
+            self._arm(min(self._deadline, now + self._shortest_s))
 
-    def _parameters(self, message: RenderedMessage) -> bytes:
-        client, parameters = self._client, b""
-        if client.supports_extension("size"):
-            parameters += b" SIZE=%d" % len(message.content)
-        if message.eight_bit and client.supports_extension("8bitmime"):
-            parameters += b" BODY=8BITMIME"
-        if message.smtputf8:
-            parameters += b" SMTPUTF8"
-        return parameters
+    def _limit(self) -> float:
+        match self._engine.awaiting:
+            case None:
+                return IDLE_S
+            case _ if self._outbox.octets:
+                return min(self._timeout_s, BLOCK_S)
+            case Phase.FINAL:
+                return self._final_s
+            case Phase.DATA:
+                return min(self._timeout_s, DATA_S)
+            case _:
+                return self._timeout_s
 
+    def _arm(self, at: float) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._on_timer)
 
-def _positive(reply: SmtpReply) -> bool:
-    return reply.code // 100 == 2  # noqa: PLR2004 # RFC 5321 section 4.2.1: 2yz is completion
+    def _on_timer(self) -> None:
+        """Look whether the deadline has passed. It moves with every turn; the timer follows only here."""
+        self._timer = None
+        now = self._loop.time()
+        if self._quitting:
+            self._transport.abort()
+        elif now < self._deadline:
+            # No limit is shorter than the shortest, so nothing that begins before then ends before it.
+            self._arm(min(self._deadline, now + self._shortest_s))
+        elif self._engine.idle:
+            self.retire()
+        else:
+            self._timed_out = True
+            self._transport.abort()

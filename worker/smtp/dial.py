@@ -1,4 +1,4 @@
-"""From a record to a connection that may take mail: DNS, TCP, greeting, EHLO, TLS, AUTH.
+"""From a record to a connection that may take mail: socket, greeting, EHLO, TLS, AUTH.
 
 ``aiosmtplib`` speaks the dialogue; each stage is called on its own so that a failure says where
 it happened. Whatever goes wrong is raised as `DialFailed` with the answer that the outcome rules
@@ -7,77 +7,90 @@ mechanism only: trying them all would spend several logins on one wrong password
 """
 
 import asyncio
-import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import aiosmtplib
 
 from schemas.audit import TlsUsed
 from schemas.smtp_config import SmtpConfig, TlsMode
 from worker.delivery.ports import Answer, Fault, Phase, SmtpReply
+from worker.smtp.cleartext import CleartextWatch
+from worker.smtp.egress import EgressGuard
+from worker.smtp.ehlo import Capabilities
+from worker.smtp.reach import DialFailed, Resolver, look_up, open_socket
 from worker.smtp.tls import tls_context
 
-# Best first. All of them run inside TLS, so what counts is how widely servers get them right.
-_MECHANISMS = ("plain", "login", "cram-md5")
+__all__ = ["DialFailed", "Dialled", "dial"]
 
-
-AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
-
-
-class DialFailed(Exception):
-    """No usable connection; `answer` is what every waiting recipient gets."""
-
-    def __init__(self, answer: Answer) -> None:
-        """Keep the answer."""
-        super().__init__(f"{answer.phase}: {answer.fault or answer.reply}")
-        self.answer = answer
+# Best first. All of them run inside TLS, so what counts is how widely servers get them right. A
+# password is a token only where the server leaves it nothing else to be.
+_MECHANISMS = ("plain", "login", "cram-md5", "xoauth2")
+_TRUSTED_ONLY = EgressGuard()
 
 
 @dataclass(frozen=True, slots=True)
 class Dialled:
-    """A connection ready for MAIL, what protects it, and how long it took to make."""
+    """A connection ready for MAIL: its socket, what the server offers and what protects it.
 
-    client: aiosmtplib.SMTP
+    `surplus` is what the server has said already beyond its last reply, `connect_ms` how long it all took.
+    """
+
+    transport: asyncio.Transport
+    capabilities: Capabilities
     tls: TlsUsed | None
     connect_ms: float
+    surplus: bytes = b""
 
 
-async def dial(config: SmtpConfig, ehlo_name: str) -> Dialled:
+async def dial(
+    config: SmtpConfig, ehlo_name: str, guard: EgressGuard = _TRUSTED_ONLY, resolve: Resolver = look_up
+) -> Dialled:
     """Connect as `config` says; raise DialFailed, with everything closed, where that fails."""
     began = time.perf_counter()
     client = aiosmtplib.SMTP(
-        hostname=config.host,
+        hostname=_name(config),
         port=config.port,
         local_hostname=ehlo_name,
         timeout=config.timeout_s,
         start_tls=False,  # asked for below, where its failure can be told from the connection's
     )
     try:
-        await _greet(client, config)
+        await _greet(client, config, guard, resolve)
         await _protect(client, config)
         await _login(client, config)
+        return _taken_out(client, config, (time.perf_counter() - began) * 1000)
     except BaseException:
         client.close()
         raise
-    return Dialled(client, _tls_used(client, config), (time.perf_counter() - began) * 1000)
 
 
-async def _greet(client: aiosmtplib.SMTP, config: SmtpConfig) -> None:
-    sock = await _open_socket(config)
+def _taken_out(client: aiosmtplib.SMTP, config: SmtpConfig, connect_ms: float) -> Dialled:
+    """Take the socket out of the library's hands; the caller sets its own protocol before it awaits anything."""
+    transport, protocol = cast("asyncio.Transport | None", client.transport), client.protocol
+    if transport is None or protocol is None or transport.is_closing():
+        raise DialFailed(Answer(Phase.EHLO, fault=Fault.LOST))
+    capabilities = Capabilities.from_extensions(client.esmtp_extensions)
+    # The library keeps what follows a reply in one segment, and has no public way to ask for it.
+    surplus = bytes(protocol._buffer)  # noqa: SLF001
+    return Dialled(transport, capabilities, _tls_used(client, config), connect_ms, surplus)
+
+
+async def _greet(client: aiosmtplib.SMTP, config: SmtpConfig, guard: EgressGuard, resolve: Resolver) -> None:
+    sock = await open_socket(config, guard, resolve)
     try:
         phase = Phase.TLS if config.tls is TlsMode.SSL else Phase.GREETING
         async with _stage(phase):
             if config.tls is TlsMode.SSL:
                 await client.connect(
-                    sock=sock, hostname=config.host, port=None, use_tls=True, tls_context=await tls_context(config)
+                    sock=sock, hostname=_name(config), port=None, use_tls=True, tls_context=await tls_context(config)
                 )
             else:
-                await client.connect(sock=sock, hostname=config.host, port=None)
+                await client.connect(sock=sock, hostname=_name(config), port=None)
     except BaseException:
         sock.close()
         raise
@@ -91,15 +104,37 @@ async def _protect(client: aiosmtplib.SMTP, config: SmtpConfig) -> None:
     if not client.supports_extension("starttls"):
         raise DialFailed(Answer(Phase.TLS, fault=Fault.TLS_NOT_OFFERED))
     async with _stage(Phase.TLS):
-        await client.starttls(server_hostname=config.host, tls_context=await tls_context(config))
+        await _start_tls(client, config, await tls_context(config))
     async with _stage(Phase.EHLO):
         await client.ehlo()
+
+
+async def _start_tls(client: aiosmtplib.SMTP, config: SmtpConfig, context: ssl.SSLContext) -> None:
+    """Upgrade, and end the connection where anything in clear followed the 220 (RFC 3207 section 4.2)."""
+    transport, protocol = cast("asyncio.Transport | None", client.transport), client.protocol
+    if transport is None or protocol is None:
+        raise aiosmtplib.SMTPServerDisconnected("closed before STARTTLS")
+    watch = CleartextWatch(protocol, transport)
+    try:
+        await client.starttls(server_hostname=_name(config), tls_context=context)
+    except (aiosmtplib.SMTPException, OSError):
+        _refuse_injected(watch)  # rather than what it did to the handshake
+        raise
+    _refuse_injected(watch)
+
+
+def _refuse_injected(watch: CleartextWatch) -> None:
+    if watch.surplus:
+        detail = f"the server sent {watch.surplus} octets in clear after its reply to STARTTLS"
+        raise DialFailed(Answer(Phase.TLS, fault=Fault.TLS_FAILED, detail=detail))
 
 
 async def _login(client: aiosmtplib.SMTP, config: SmtpConfig) -> None:
     if config.username is None or config.password is None:
         return
-    if client.get_transport_info("sslcontext") is None:
+    async with _stage(Phase.AUTH):
+        protected = client.get_transport_info("sslcontext") is not None
+    if not protected:
         raise DialFailed(Answer(Phase.AUTH, fault=Fault.TLS_FAILED, detail="credentials are never sent without TLS"))
     offered = client.server_auth_methods
     mechanism = next((m for m in _MECHANISMS if m in offered), None)
@@ -119,43 +154,10 @@ def _authenticate(
             return client.auth_plain(username, password)
         case "login":
             return client.auth_login(username, password)
+        case "xoauth2":
+            return client.auth_xoauth2(username, password)
         case _:
             return client.auth_crammd5(username, password)
-
-
-async def _open_socket(config: SmtpConfig) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(config.timeout_s):
-            found = await loop.getaddrinfo(config.host.strip("[]"), config.port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        temporary = error.errno in {socket.EAI_AGAIN, socket.EAI_SYSTEM, socket.EAI_MEMORY}
-        fault = Fault.DNS_UNAVAILABLE if temporary else Fault.DNS_NOT_FOUND
-        raise DialFailed(Answer(Phase.RESOLVE, fault=fault)) from None
-    except TimeoutError:
-        raise DialFailed(Answer(Phase.RESOLVE, fault=Fault.DNS_UNAVAILABLE)) from None
-    return await _connect_first(found, config.timeout_s)
-
-
-async def _connect_first(addresses: Sequence[AddressInfo], timeout_s: float) -> socket.socket:
-    fault, detail = Fault.UNREACHABLE, ""
-    for family, kind, protocol, _name, address in addresses:
-        sock = socket.socket(family, kind, protocol)
-        sock.setblocking(False)  # noqa: FBT003 # the standard library's own signature
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.get_running_loop().sock_connect(sock, address)
-        except OSError as error:  # TimeoutError is one of them
-            sock.close()
-            fault = Fault.TIMEOUT if isinstance(error, TimeoutError) else Fault.UNREACHABLE
-            detail = error.strerror or ""
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
-    raise DialFailed(Answer(Phase.CONNECT, fault=fault, detail=detail))
 
 
 @asynccontextmanager
@@ -192,6 +194,11 @@ def _detail(error: BaseException) -> str:
     if isinstance(cause, ssl.SSLError):
         return cause.reason or ""
     return ""
+
+
+def _name(config: SmtpConfig) -> str:
+    """The name that SNI and the certificate's check go by; an IPv6 literal stands without its brackets."""
+    return config.host.strip("[]")
 
 
 def _tls_used(client: aiosmtplib.SMTP, config: SmtpConfig) -> TlsUsed | None:

@@ -1,22 +1,29 @@
-"""A small pool: connections are reused by mail of the same record and version, and of no other.
+"""The pool: every record's connections, within one bound for all of them.
 
 The key is the whole record's identity, so that one tenant's mail can never travel over a
-connection that another tenant's credentials opened. The pool decides under no lock at all (one
-event loop, no await between look and take); closing happens afterwards.
+connection that another tenant's credentials opened. Decisions are made at once, in one turn of
+the loop and without a lock; what they ask for (dials, farewells) happens afterwards.
 """
 
 import asyncio
-import time
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
-from schemas.smtp_config import Scope, SmtpConfig
-from worker.delivery.ports import MailEnvelope, RenderedMessage, TransactionResult
-from worker.smtp.connection import SmtpConnection
+import structlog
+
+from schemas.smtp_config import Scope, SmtpConfig, TlsMode
+from worker.delivery.ports import Answer, Fault, MailEnvelope, Phase, RenderedMessage, TransactionResult
+from worker.smtp.connection import QUIT_S, SmtpConnection
+from worker.smtp.destination import Destination
 from worker.smtp.dial import DialFailed, dial
+from worker.smtp.egress import EgressGuard
+from worker.smtp.job import Job
+from worker.smtp.room import WaitingRoom
 
-IDLE_S = 30.0
+log = structlog.get_logger(__name__)
+
 MAX_KEYS = 1000
+MAX_CONNECTIONS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,87 +32,205 @@ class PoolKey:
 
     scope: Scope
     name: str
+    host: str
+    port: int
+    tls: TlsMode
+    username: str | None
     version: int
     fingerprint: str
 
 
-@dataclass(slots=True)
-class _Destination:
-    slots: asyncio.Semaphore
-    idle: list[SmtpConnection] = field(default_factory=list)
-    users: int = 0
-
-
 class SmtpPool:
-    """Fulfils `worker.delivery.ports.Mailer`."""
+    """Fulfils `worker.delivery.ports.Mailer`, and `worker.smtp.destination.Host` for its destinations."""
 
-    def __init__(self, ehlo_name: str) -> None:
-        """Nothing is connected until mail comes."""
+    def __init__(
+        self, ehlo_name: str, *, guard: EgressGuard | None = None, max_connections: int = MAX_CONNECTIONS
+    ) -> None:
+        """Nothing is connected until mail comes; `guard` says where tenants' records may lead."""
         self._ehlo_name = ehlo_name
-        self._destinations: OrderedDict[PoolKey, _Destination] = OrderedDict()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._guard = guard or EgressGuard()
+        self._max_connections = max_connections
+        self._room = WaitingRoom()
+        self._destinations: OrderedDict[PoolKey, Destination] = OrderedDict()
+        self._newest: dict[tuple[Scope, str], Destination] = {}
+        # A record's object serves all mail while it is cached; to digest it for its key costs more than a mail.
+        self._by_record: dict[int, tuple[SmtpConfig, Destination]] = {}
+        self._hungry: dict[Destination, None] = {}
+        self._connections: set[SmtpConnection] = set()
+        self._dials: set[asyncio.Task[None]] = set()
+        self._open = 0
+        self._closed = False
 
     async def send(self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage) -> TransactionResult:
-        """Run one transaction on a reused or new connection of `config`; faults are answers."""
+        """Run one transaction on a reused or new connection of `config`; faults are answers.
+
+        A caller that is cancelled takes its message back, unless a connection has it already.
+        """
         destination = self._destination(config)
-        destination.users += 1
+        destination.senders += 1
         try:
-            async with destination.slots:
-                return await self._send(destination, config, envelope, message)
+            return await self._send(destination, envelope, message)
         finally:
-            destination.users -= 1
+            destination.senders -= 1
 
     async def close(self) -> None:
-        """Say goodbye on every idle connection; transactions must have ended before."""
+        """Say goodbye on every idle connection and cut the others off: transactions must have ended before."""
+        self._closed = True
+        for task in self._dials:
+            task.cancel()
         for destination in self._destinations.values():
-            self._retire(destination.idle)
-        self._destinations.clear()
-        await asyncio.gather(*self._closing)
+            destination.close()
+        farewells = [connection.closed for connection in self._connections]
+        if farewells:
+            await asyncio.wait(farewells, timeout=2 * QUIT_S)
+        await asyncio.gather(*self._dials, return_exceptions=True)
 
     async def _send(
-        self, destination: _Destination, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage
+        self, destination: Destination, envelope: MailEnvelope, message: RenderedMessage
     ) -> TransactionResult:
-        connection, connect_ms = self._take_idle(destination), 0.0
-        if connection is None:
-            try:
-                dialled = await dial(config, self._ehlo_name)
-            except DialFailed as failed:
-                return TransactionResult(dict.fromkeys(envelope.recipients, failed.answer))
-            connection, connect_ms = SmtpConnection(dialled, config.timeout_s), dialled.connect_ms
+        octets = len(message.content)
+        if not self._room.enters(destination.guest, octets):
+            await self._room.wait(destination.guest, octets)
+        job = Job(envelope, message, asyncio.get_running_loop().create_future())
         try:
-            result = await connection.send(envelope, message)
+            destination.waiting.append(job)
+            self._serve(destination)
+            return await job.answered
+        except asyncio.CancelledError:
+            destination.discard(job)
+            raise
         finally:
-            if connection.usable:
-                destination.idle.append(connection)
-            else:
-                self._retire([connection])
-        return replace(result, connect_ms=connect_ms)
+            self._room.leaves(destination.guest, octets)
 
-    def _take_idle(self, destination: _Destination) -> SmtpConnection | None:
-        """Return the connection used last, so that the others grow old and are retired."""
-        limit = time.monotonic() - IDLE_S
-        fresh = [c for c in destination.idle if c.usable and c.idle_since > limit]
-        self._retire([c for c in destination.idle if c not in fresh])
-        destination.idle = fresh
-        return fresh.pop() if fresh else None
+    # Which destination
 
-    def _destination(self, config: SmtpConfig) -> _Destination:
-        key = PoolKey(config.scope, config.display_name, config.version, config.fingerprint)
+    def _destination(self, config: SmtpConfig) -> Destination:
+        found = self._by_record.get(id(config))
+        if found is not None and found[0] is config:
+            return found[1]
+        destination = self._look_up(config)
+        self._by_record[id(config)] = (config, destination)
+        if len(self._by_record) > MAX_KEYS:
+            self._prune()
+        return destination
+
+    def _look_up(self, config: SmtpConfig) -> Destination:
+        key = PoolKey(
+            config.scope,
+            config.display_name,
+            config.host,
+            config.port,
+            config.tls,
+            config.username,
+            config.version,
+            config.fingerprint,
+        )
         found = self._destinations.get(key)
         if found is None:
-            found = self._destinations[key] = _Destination(asyncio.Semaphore(config.max_connections))
-            self._retire_unused()
+            found = self._destinations[key] = Destination(config, self)
         self._destinations.move_to_end(key)
+        self._supersede(found)
         return found
 
-    def _retire_unused(self) -> None:
-        """Drop what has been unused longest: older versions of changed records end here."""
-        surplus = [key for key, d in self._destinations.items() if not d.users][: len(self._destinations) - MAX_KEYS]
-        for key in surplus if len(self._destinations) > MAX_KEYS else ():
-            self._retire(self._destinations.pop(key).idle)
+    def _supersede(self, destination: Destination) -> None:
+        """Let an older version of the same record drain; mail that was resolved before still goes out by it."""
+        config = destination.config
+        name = (config.scope, config.display_name)
+        newest = self._newest.get(name, destination)
+        if newest is not destination and newest.config.version > config.version:
+            destination.outdated = True
+            return
+        destination.outdated = False
+        self._newest[name] = destination
+        if newest is not destination:
+            newest.outdated = True
+            self.tend(newest)
 
-    def _retire(self, connections: list[SmtpConnection]) -> None:
-        for connection in connections:
-            task = asyncio.ensure_future(connection.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+    def _prune(self) -> None:
+        """Forget the records' objects, and the destinations unused longest beyond the most that are kept."""
+        self._by_record.clear()
+        surplus = len(self._destinations) - MAX_KEYS
+        unused = [key for key, destination in self._destinations.items() if destination.unused]
+        for key in unused[: max(0, surplus)]:
+            destination = self._destinations.pop(key)
+            name = (destination.config.scope, destination.config.display_name)
+            if self._newest.get(name) is destination:
+                del self._newest[name]
+
+    # What is opened and closed
+
+    @property
+    def crowded(self) -> bool:
+        """True while a destination waits for others to give up a connection."""
+        return bool(self._hungry)
+
+    def tend(self, destination: Destination) -> None:
+        """Hand out what waits, open what that takes, and close what is too much."""
+        self._serve(destination)
+        for connection in destination.surplus():
+            connection.retire()
+
+    def forget(self, connection: SmtpConnection) -> None:
+        """Count a connection out, and let the hungriest destination have its place."""
+        self._connections.discard(connection)
+        self._give_back()
+
+    def _serve(self, destination: Destination) -> None:
+        if self._closed:
+            destination.fail(Answer(Phase.CONNECT, fault=Fault.SHUTDOWN))
+            return
+        destination.offer()
+        for _ in range(destination.dials_wanted()):
+            if self._open >= self._max_connections:
+                self._make_room(destination)
+                return
+            self._dial(destination)
+
+    def _dial(self, destination: Destination) -> None:
+        self._open += 1
+        destination.dialling += 1
+        task = asyncio.ensure_future(self._connect(destination))
+        self._dials.add(task)
+        task.add_done_callback(self._dials.discard)
+
+    async def _connect(self, destination: Destination) -> None:
+        try:
+            dialled = await dial(destination.config, self._ehlo_name, self._guard)
+        except DialFailed as failed:
+            destination.dial_failed(failed.answer)
+            self._give_back()
+        except BaseException as error:
+            # Cancelled by `close`, or a mistake in our own code: no sender may wait for it for ever.
+            destination.dialling -= 1
+            destination.fail_with(error)
+            self._give_back()
+            raise
+        else:
+            connection = SmtpConnection(dialled, destination.config.timeout_s, destination)
+            self._connections.add(connection)
+            destination.dialled(connection)
+        self.tend(destination)
+
+    # The bound on all of them
+
+    def _make_room(self, destination: Destination) -> None:
+        """Have another destination give up a connection: an idle one, else one of whoever has the most."""
+        if destination in self._hungry:
+            return
+        self._hungry[destination] = None
+        others = [each for each in self._destinations.values() if each is not destination and each.connections]
+        idle = [found for each in others if (found := each.idle_connection()) is not None]
+        if idle:
+            min(idle, key=lambda each: each.finished_at).retire()
+            return
+        richest = max(others, key=lambda each: each.size, default=destination)
+        if richest.size > destination.size + 1:
+            richest.give_up_one()
+
+    def _give_back(self) -> None:
+        self._open -= 1
+        for hungry in sorted(self._hungry, key=lambda each: each.size):
+            del self._hungry[hungry]
+            if hungry.dials_wanted():
+                self._serve(hungry)
+                return

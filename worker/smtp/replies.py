@@ -60,6 +60,11 @@ class ReplyParser:
         self._buffer = self._buffer[self._start :] + data
         self._start = 0
 
+    @property
+    def unread(self) -> int:
+        """How many octets have been fed and not been read as part of a reply."""
+        return len(self._buffer) - self._start
+
     def next_reply(self) -> SmtpReply | None:
         """Return the next whole reply, or None until more bytes come.
 
