@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.audit import AuditRecord
 from schemas.smtp_config import CONTROLLER, SmtpConfig, TlsMode
 from tests.support.events import body_of, make_event
 from worker.delivery.pipeline import Pipeline, PipelinePorts
-from worker.delivery.ports import Incoming, Settlement
+from worker.delivery.ports import Incoming, MailEnvelope, RenderedMessage, Settlement, TransactionResult
 from worker.delivery.retry import RetryPolicy
 from worker.smtp.pool import SmtpPool
 from worker.testing import MemoryAudit, StaticConfigs
@@ -41,13 +41,27 @@ class WatchedAudit(MemoryAudit):
             self.changed.notify_all()
 
 
+class Recorder:
+    """A mailer that keeps the bytes of every message, then has them sent."""
+
+    def __init__(self, pool: SmtpPool) -> None:
+        self._pool = pool
+        self.contents: dict[str, bytes] = {}
+
+    async def send(self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage) -> TransactionResult:
+        known = self.contents.setdefault(message.message_id, message.content)
+        assert known == message.content, "a further attempt has other bytes"
+        return await self._pool.send(config, envelope, message)
+
+
 @dataclass
 class Sender:
-    """One pipeline with an audit in memory, sending by one SMTP record."""
+    """One pipeline with an audit in memory, sending by one SMTP record; `contents` are the mails by Message-ID."""
 
     config: SmtpConfig
     pipeline: Pipeline
     audit: WatchedAudit
+    contents: Mapping[str, bytes]
 
     async def send(self, *to: str, **event: object) -> Settlement:
         """Have one event delivered; returns what the queue is told."""
@@ -79,8 +93,9 @@ class Sender:
 async def sender_for(config: SmtpConfig, policy: RetryPolicy = SHORT) -> AsyncIterator[Sender]:
     """A pipeline whose mail goes out by `config`."""
     audit, pool = WatchedAudit(), SmtpPool("client.postbote.test")
-    ports = PipelinePorts(StaticConfigs({CONTROLLER: config}), pool, audit, audit)
-    sender = Sender(config, Pipeline(ports, worker_id="test", retry=policy), audit)
+    recorder = Recorder(pool)
+    ports = PipelinePorts(StaticConfigs({CONTROLLER: config}), recorder, audit, audit)
+    sender = Sender(config, Pipeline(ports, worker_id="test", retry=policy), audit, recorder.contents)
     try:
         yield sender
     finally:

@@ -10,6 +10,8 @@ from tests.peers.scripted import Act, End, Offers, Point, Script, ScriptedPeer
 from worker.delivery.ports import Ack, Park
 
 PIPELINING = pytest.mark.parametrize("pipelining", [True, False], ids=["pipelined", "lockstep"])
+# Lines that end a message at a server which is not told that they do not (RFC 5321 section 4.5.2).
+TEXT = ".\r\n..\r\n.dot\r\nQUIT\r\n.\r\nMAIL FROM:<evil@example.com>\r\n"
 TO = [f"rcpt-{n}@example.com" for n in range(6)]
 
 FAULTS = {
@@ -41,8 +43,9 @@ KEPT = [
 async def test_a_fault_at_one_of_six_mails_is_told_of_that_one_only(point: Point, act: Act, pipelining: bool) -> None:
     async with ScriptedPeer(Script({point: act}), offers=Offers(pipelining=pipelining)) as peer:
         async with sender_for(record_for(peer.port)) as sender:
-            settlements = await sender.send_many(TO, on_doubt="hold")
+            settlements = await sender.send_many(TO, on_doubt="hold", text=TEXT)
         assert disagreements(sender, [(k.message_id, k.recipient) for k in peer.kept]) == []
+        assert all(kept.content == sender.contents[kept.message_id] for kept in peer.kept)
         assert peer.violations == []
         ends = {to: sender.outcomes(to)[-1] for to in TO}
         troubled = [to for to, end in ends.items() if end != "accepted"]
@@ -60,8 +63,9 @@ async def test_a_fault_at_one_of_six_mails_is_told_of_that_one_only(point: Point
 async def test_only_the_mail_whose_reply_was_lost_may_be_there_twice(act: Act, pipelining: bool) -> None:
     async with ScriptedPeer(Script({Point.DOT: act}), offers=Offers(pipelining=pipelining)) as peer:
         async with sender_for(record_for(peer.port)) as sender:
-            assert set(await sender.send_many(TO, on_doubt="resend")) == {Ack()}
+            assert set(await sender.send_many(TO, on_doubt="resend", text=TEXT)) == {Ack()}
         assert disagreements(sender, [(k.message_id, k.recipient) for k in peer.kept]) == []
+        assert all(kept.content == sender.contents[kept.message_id] for kept in peer.kept)
         copies = {to: [k.content for k in peer.kept if k.recipient == to] for to in TO}
         [twice] = [to for to, contents in copies.items() if len(contents) == 2]
         assert sender.outcomes(twice) == ["in_doubt", "accepted"]
@@ -78,6 +82,7 @@ async def test_a_refused_recipient_is_the_only_one_refused(nth: int, pipelining:
         async with sender_for(record_for(peer.port)) as sender:
             assert await sender.send(*TO[:4]) == Ack()
         assert disagreements(sender, [(k.message_id, k.recipient) for k in peer.kept]) == []
+        assert all(kept.content == sender.contents[kept.message_id] for kept in peer.kept)
         assert [to for to in TO[:4] if sender.outcomes(to) == ["refused"]] == [TO[nth - 1]]
         assert len(peer.kept) == 3
 
@@ -93,6 +98,7 @@ async def test_a_mail_without_a_single_recipient_leaves_nothing_behind_for_the_n
         async with sender_for(record_for(peer.port)) as sender:
             await sender.send_many(TO)
         assert disagreements(sender, [(k.message_id, k.recipient) for k in peer.kept]) == []
+        assert all(kept.content == sender.contents[kept.message_id] for kept in peer.kept)
         assert peer.violations == []
         assert all(kept.content.endswith(b"\r\n") and len(kept.content) > 100 for kept in peer.kept)
         assert len(peer.kept) == (6 if code == 450 else 5)
@@ -113,6 +119,7 @@ async def test_a_connection_that_ended_while_idle_costs_the_next_mail_nothing(
                 await asyncio.sleep(0.05)  # the end of a connection that nobody reads from is no event
             assert await sender.send(TO[1]) == Ack()
         assert disagreements(sender, [(k.message_id, k.recipient) for k in peer.kept]) == []
+        assert all(kept.content == sender.contents[kept.message_id] for kept in peer.kept)
         assert sender.outcomes(TO[0]) == ["accepted"]
         # A mail that met the end on its way out was not handed over, and is so recorded.
         assert sender.outcomes(TO[1]) in ([["accepted"], ["deferred", "accepted"]] if at_once else [["accepted"]])
