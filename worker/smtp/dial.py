@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import aiosmtplib
@@ -142,8 +142,22 @@ async def _login(client: aiosmtplib.SMTP, config: SmtpConfig) -> None:
         raise DialFailed(
             Answer(Phase.AUTH, fault=Fault.AUTH_NOT_OFFERED, detail=f"offered: {', '.join(offered) or 'none'}")
         )
-    async with _stage(Phase.AUTH):
-        await _authenticate(client, mechanism, config.username, config.password.get_secret_value())
+    password = config.password.get_secret_value()
+    async with _masking(password), _stage(Phase.AUTH):
+        await _authenticate(client, mechanism, config.username, password)
+
+
+@asynccontextmanager
+async def _masking(password: str) -> AsyncIterator[None]:
+    """Keep a password that the server repeats in its refusal out of the audit and the logs."""
+    try:
+        yield
+    except DialFailed as failed:
+        reply = failed.answer.reply
+        if reply is None or password not in reply.text:
+            raise
+        masked = SmtpReply(reply.code, reply.text.replace(password, "[redacted]"))
+        raise DialFailed(replace(failed.answer, reply=masked)) from None
 
 
 def _authenticate(

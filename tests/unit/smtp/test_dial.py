@@ -50,6 +50,17 @@ async def test_each_failure_names_its_phase(tls, at, says, expected) -> None:
     assert expected[1] is None or what == expected[1]
 
 
+async def test_a_password_that_the_server_repeats_is_masked(tls) -> None:
+    def script(session, command):
+        return "535 5.7.8 ann:geheim-42 is wrong" if command.startswith("AUTH") else None
+
+    async with ScriptedServer(script, offer=(*STARTTLS, "AUTH PLAIN"), context=tls.context) as server:
+        secret = {"username": "ann", "password": SecretStr("geheim-42")}
+        got = await answer_of(server, tls=TlsMode.STARTTLS, ca_bundle=tls.ca, **secret)
+    assert got.reply is not None
+    assert got.reply.text == "5.7.8 ann:[redacted] is wrong"
+
+
 @pytest.mark.parametrize("mode", [TlsMode.STARTTLS, TlsMode.SSL])
 async def test_a_certificate_that_is_not_trusted_ends_it_before_credentials(tls, mode) -> None:
     offer = (*STARTTLS, "AUTH PLAIN")
