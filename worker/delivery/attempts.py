@@ -187,10 +187,11 @@ def _failure(waiting: tuple[_Judged, ...], *, progressed: bool, first: bool) -> 
 
 
 def _log(found: Iterable[AuditRecord]) -> None:
-    """Tell of each recipient; the accepted, nearly all of them, at debug level: the audit has them."""
+    """Tell of each recipient but the accepted, nearly all of them: those are in the audit, and each line costs."""
     for record in found:
-        say = log.debug if record.outcome is Outcome.ACCEPTED else log.info
-        say(
+        if record.outcome is Outcome.ACCEPTED:
+            continue
+        log.info(
             "recipient",
             outcome=record.outcome.value,
             attempt=record.attempt,
