@@ -17,6 +17,7 @@ from schemas.text import RequiredText, TenantName
 
 SMTPS_PORT = 465
 _TENANT: TypeAdapter[str] = TypeAdapter(TenantName)
+_SCOPE_FORMS = "expected controller, partner:NAME or org:PARTNER/NAME (letters, digits, . _ -)"
 
 
 class TlsMode(StrEnum):
@@ -79,18 +80,12 @@ class Scope:
         """Read the form that `str` writes; raise ValueError naming the three forms."""
         kind, _, rest = text.partition(":")
         names = rest.split("/") if rest else []
+        if len(names) != {"controller": 0, "partner": 1, "org": 2}.get(kind):
+            raise ValueError(_SCOPE_FORMS)
         try:
-            match kind, names:
-                case "controller", []:
-                    return cls()
-                case "partner", [partner]:
-                    return cls(_TENANT.validate_python(partner))
-                case "org", [partner, org]:
-                    return cls(_TENANT.validate_python(partner), _TENANT.validate_python(org))
+            return cls(*(_TENANT.validate_python(name) for name in names))
         except ValueError:
-            pass  # the one message below says what all three forms look like
-        msg = "expected controller, partner:NAME or org:PARTNER/NAME (letters, digits, . _ -)"
-        raise ValueError(msg)
+            raise ValueError(_SCOPE_FORMS) from None
 
 
 CONTROLLER = Scope()
