@@ -9,7 +9,7 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from worker.api.audit_log import audit_router
 from worker.api.events import events_router
-from worker.api.health import health_router
+from worker.api.health import Check, health_router
 from worker.api.server import make_application, serving
 from worker.backends import (
     Backend,
@@ -75,10 +75,11 @@ async def serve(settings: Settings, *, worker: bool, api: bool, embedded: bool) 
             # First of all, so that a secret that cannot be read ends the start before anything is taken.
             configs = await stack.enter_async_context(open_configs(settings)) if worker else None
             backend = await stack.enter_async_context(_backend(settings, embedded=embedded, consuming=worker))
-            http = serving(_application(backend, api=api), settings.http_host, settings.http_port)
+            checks = dict(backend.checks) if configs is None else {**backend.checks, "configs": configs.missing}
+            http = serving(_application(backend, checks, api=api), settings.http_host, settings.http_port)
             await stack.enter_async_context(http)
             if configs is not None:
-                await work(settings, backend, configs, stop)
+                await work(settings, backend, configs.source, stop)
             else:
                 await stop.wait()
 
@@ -93,17 +94,26 @@ async def _backend(settings: Settings, *, embedded: bool, consuming: bool) -> As
             yield backend
 
 
+@dataclass(frozen=True, slots=True)
+class Configs:
+    """The records as the pipeline reads them, and what readiness says of their store."""
+
+    source: ConfigSource
+    missing: Check
+
+
 @contextlib.asynccontextmanager
-async def open_configs(settings: Settings) -> AsyncIterator[ConfigSource]:
+async def open_configs(settings: Settings) -> AsyncIterator[Configs]:
     """The records as the pipeline reads them: cached, with the environment's controller on top.
 
     Raises SecretUnreadable or SecretKeyMissing where a stored password cannot be read.
     """
     async with open_store(settings) as store:
         await store.verify_secrets()
-        source: ConfigSource = CachedConfigSource(store, ttl_s=settings.config_cache_s)
+        cached = CachedConfigSource(store, ttl_s=settings.config_cache_s)
         record = settings.controller_record()
-        yield ControllerFromEnvironment(source, record) if record else source
+        source: ConfigSource = ControllerFromEnvironment(cached, record) if record else cached
+        yield Configs(source, lambda: "the store is away: older records are used" if cached.stale else None)
 
 
 async def work(settings: Settings, backend: Backend, configs: ConfigSource, stop: asyncio.Event) -> None:
@@ -153,7 +163,7 @@ class EmbeddedApp:
             backend = embedded_backend(self.settings, EmbeddedFiles(self.queue, self.audit))
             # A group, so that a worker that dies ends the block, too.
             async with asyncio.TaskGroup() as group:
-                group.create_task(work(self.settings, backend, configs, stop))
+                group.create_task(work(self.settings, backend, configs.source, stop))
                 try:
                     yield
                 finally:
@@ -216,8 +226,8 @@ def _kept_key(file: Path) -> str:
     return file.read_text().strip()
 
 
-def _application(backend: Backend, *, api: bool) -> FastAPI:
-    routers = [health_router(backend.checks)]
+def _application(backend: Backend, checks: Mapping[str, Check], *, api: bool) -> FastAPI:
+    routers = [health_router(checks)]
     if api:
         routers += [events_router(backend.intake), audit_router(backend.search)]
     return make_application(routers)

@@ -47,7 +47,7 @@ async def serve(settings: Settings) -> None:
         audit = NullAudit()
         search = await stack.enter_async_context(open_search(settings))
         configs = await stack.enter_async_context(open_configs(settings))
-        await work(settings, Backend(RabbitIntake(publisher), search, audit, audit, consume), configs, stop)
+        await work(settings, Backend(RabbitIntake(publisher), search, audit, audit, consume), configs.source, stop)
 
 
 if __name__ == "__main__":

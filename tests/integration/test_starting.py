@@ -48,7 +48,7 @@ def test_a_worker_whose_broker_is_away_lives_says_so_and_begins_when_it_is_there
             running.wait_for("publisher is connected")
             assert ask(f"{base}/readyz") == (
                 200,
-                {"status": "ready", "parts": {"publisher": "ok", "consumer": "ok", "audit": "ok"}},
+                {"status": "ready", "parts": {"publisher": "ok", "consumer": "ok", "audit": "ok", "configs": "ok"}},
             )
             assert ask(f"{base}/v1/events", body_of(make_event("a@example.com", id="late")))[0] == 202
             [record] = AuditReader(base).wait_for(1, eventid="late")
