@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pika
@@ -102,6 +103,21 @@ async def test_a_parked_message_keeps_its_body_and_says_why(amqp_url: str) -> No
     assert properties.headers["x-postbote-pending"] == ["a@example.com"]
     assert properties.headers["x-postbote-lane"] == "transactional"
     assert properties.headers["x-postbote-first-seen"]
+
+
+async def test_a_parked_message_may_be_looked_at_more_often_than_a_broker_allows_by_itself(amqp_url: str) -> None:
+    async with bench(amqp_url) as b:
+        await b.publisher.publish("", topology.PARKED_QUEUE, b"kept", content_type=None, headers={})
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    channel = connection.channel()
+    for _ in range(30):  # RabbitMQ 4 drops after 20 unless the queue says otherwise
+        method, deadline = None, time.monotonic() + PATIENCE_S / 4
+        while method is None:
+            assert time.monotonic() < deadline, "the broker has dropped it"
+            method, _properties, _body = channel.basic_get(topology.PARKED_QUEUE)
+        channel.basic_nack(method.delivery_tag, requeue=True)
+    connection.close()
+    assert [body for _, body in drained(amqp_url, topology.PARKED_QUEUE)] == [b"kept"]
 
 
 async def test_a_handler_that_fails_again_and_again_ends_in_parking(

@@ -18,6 +18,7 @@ EVENTS_EXCHANGE = "postbote.events"
 UNROUTED_EXCHANGE = "postbote.unrouted"
 PARKED_QUEUE = "postbote.parked"
 DELIVERY_LIMIT = 100
+NEVER = 1_000_000_000
 
 
 def lane_queue(lane: Lane) -> str:
@@ -68,8 +69,8 @@ EXCHANGES = (
     Exchange(EVENTS_EXCHANGE, "topic", {"alternate-exchange": UNROUTED_EXCHANGE}),
 )
 QUEUES = (
-    # A parked event stays until an operator decides, however often it is looked at: no limit
-    # (-1; RabbitMQ 4 would set 20 by itself, and older versions know none).
-    Queue(PARKED_QUEUE, {"x-queue-type": "quorum"}, ((UNROUTED_EXCHANGE, ""),)),
+    # A parked event stays until an operator decides, however often it is looked at. RabbitMQ 4 would drop it
+    # after 20 looks unless told otherwise; its word for "never", -1, is unknown to 3.10, a large number to neither.
+    Queue(PARKED_QUEUE, {"x-queue-type": "quorum", "x-delivery-limit": NEVER}, ((UNROUTED_EXCHANGE, ""),)),
     *(_lane(lane) for lane in Lane),
 )
