@@ -6,7 +6,7 @@ Each protocol is as small as its one caller allows; the adapters in ``rabbit``, 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any, Protocol
 
 from schemas.audit import AuditRecord, TlsUsed
@@ -41,19 +41,55 @@ class Park:
     """Set the event aside for an operator; `reason` is a short code, `detail` a sentence.
 
     `pending` are the recipients that nothing final was said about; empty means all or unknown.
+    `headers` are what the event carries of its progress (see `progress`).
     """
 
     reason: str
     detail: str
     pending: tuple[str, ...] = ()
+    headers: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """Give the event back untouched, for another worker or a later start."""
+    """Give the event back, for another worker or a later start: nothing of it is under way here.
+
+    The queue hands it out as if for the first time (published again with confirm, then
+    acknowledged), with `headers` as its progress; a plain requeue would make the next worker
+    suspect a crash.
+    """
+
+    headers: Mapping[str, Any] = field(default_factory=dict)
 
 
-Settlement = Ack | Park | Return
+class Tier(Enum):
+    """The waiting rooms of the broker, shortest first: name and seconds that a message rests at most."""
+
+    TEN_SECONDS = ("10s", 10)
+    ONE_MINUTE = ("1m", 60)
+    FIVE_MINUTES = ("5m", 300)
+    THIRTY_MINUTES = ("30m", 1800)
+    TWO_HOURS = ("2h", 7200)
+
+    def __init__(self, label: str, seconds: int) -> None:
+        """Spread the value: `label` is part of the queue's name."""
+        self.label = label
+        self.seconds = seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Let the event rest in a tier for `wait_s` seconds (at most the tier's own), then come again.
+
+    `headers` are its progress, in place of any that it carried before.
+    """
+
+    tier: Tier
+    wait_s: float
+    headers: Mapping[str, Any] = field(default_factory=dict)
+
+
+Settlement = Ack | Park | Return | Later
 
 
 @dataclass(frozen=True, slots=True)
