@@ -49,3 +49,7 @@ class RenderError(PostboteError):
         super().__init__(f"{path}: {message}")
         self.path = path
         self.message = message
+
+
+class JournalUnavailable(PostboteError):
+    """The local journal cannot be written, opened or read now; nothing that it took before is lost."""

@@ -1,0 +1,264 @@
+"""The journal as the event loop sees it: append, forget, what is held, and whether it can be written.
+
+All of this module runs on the loop; the disk is the thread's. One batch is being written at any
+time, and whatever arrives meanwhile is the next one: under load batches grow by themselves, and a
+single record never waits for a timer. What is forgotten rides along with the next batch, or goes
+alone after `FORGET_WITHIN_S`.
+
+Every entry has a number, given upwards as it arrives and committed in that order, so an entry is
+durable exactly when its number is not above the last committed one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from worker.errors import JournalUnavailable
+from worker.journal.entry import JournalEntry
+from worker.journal.fault import Fault, fault_of, sentence
+from worker.journal.file import COLUMNS
+from worker.journal.left_behind import Orphan, claim_next
+from worker.journal.locks import names_in
+from worker.journal.thread import JournalThread
+
+log = structlog.get_logger(__name__)
+
+FORGET_WITHIN_S = 0.2
+_FORGET_AT_ONCE = 512
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one transaction will do: rows as flat cells, numbers to delete, and who waits for it."""
+
+    cells: list[Any] = field(default_factory=list)
+    forgotten: list[int] = field(default_factory=list)
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.cells or self.forgotten)
+
+
+class Journal:
+    """This process' journal, and the way to those that dead processes left in the same folder.
+
+    Memory holds one number for each entry that is held. That is bounded because what is in flight
+    is bounded: an event's entries are forgotten before the event is settled.
+    """
+
+    def __init__(self, folder: Path, *, worker_id: str) -> None:
+        """Take the folder, made (mode 0700) where it is missing; `worker_id` tells whose file it was."""
+        self._folder = folder
+        self._worker_id = worker_id
+        self._numbers: dict[str, int] = {}
+        self._next = 1
+        self._committed = 0
+        self._batch = _Batch()
+        self._wanted = asyncio.Event()
+        self._works = asyncio.Event()
+        self._probing = asyncio.Lock()
+        self._failing: str | None = None
+        self._thread: JournalThread | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._lazily: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    async def open(self) -> None:
+        """Start the journal.
+
+        Raises JournalUnavailable where the folder cannot be used. A full disk is not that: the
+        journal opens as `failing`, so that what was left behind can be shipped and make room.
+        """
+        thread = JournalThread(self._folder, self._worker_id)
+        try:
+            await thread.call(lambda own: own.open() and None)
+        except Exception as error:
+            if fault_of(error) is not Fault.FULL:
+                thread.stop()
+                raise JournalUnavailable(f"journal: {self._folder}: {sentence(error)}") from error
+            self._fails(error)
+        self._thread = thread
+        self._writer = asyncio.create_task(self._write_batches(thread), name="journal")
+
+    async def close(self) -> None:
+        """Write what is pending and close; the file is deleted if all was forgotten, else it stays. May be repeated."""
+        thread, self._thread = self._thread, None
+        if thread is None or self._writer is None:
+            return
+        if self._lazily is not None:
+            self._lazily.cancel()
+        self._closing = True
+        self._wanted.set()
+        await self._writer
+        empty = not self._numbers
+        try:
+            await thread.call(lambda own: own.close(empty=empty))
+        except Exception:
+            # The file stays for the next start, and that is all that matters now.
+            log.exception("journal could not be closed", folder=str(self._folder))
+        thread.stop()
+
+    @property
+    def failing(self) -> str | None:
+        """Why the journal cannot be written now, as one line; None where it can."""
+        return self._failing
+
+    def holds(self, document_ids: Iterable[str]) -> frozenset[str]:
+        """Those of `document_ids` whose append was committed and that are not forgotten; from memory."""
+        numbers, committed = self._numbers, self._committed
+        return frozenset(each for each in document_ids if 0 < numbers.get(each, 0) <= committed)
+
+    async def append(self, entries: Sequence[JournalEntry]) -> None:
+        """Return once all entries are committed; of a caller that is cancelled they are kept all the same.
+
+        Raises JournalUnavailable where they could not be written; none of them is held then.
+        """
+        if not entries:
+            return
+        if self._thread is None:
+            raise JournalUnavailable("journal: not open")
+        for entry in entries:
+            number = self._number_for(entry.document_id)
+            self._batch.cells += (number, entry.document_id, entry.index_month, entry.document)
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._batch.waiting.append(written)
+        self._wanted.set()
+        await written
+
+    def forget(self, document_ids: Iterable[str]) -> None:
+        """Drop entries: at once from `holds`, soon after from the disk. Unknown ids are fine."""
+        for each in document_ids:
+            number = self._numbers.pop(each, None)
+            if number is not None:
+                self._batch.forgotten.append(number)
+        if self._thread is None or not self._batch.forgotten:
+            return
+        if len(self._batch.forgotten) >= _FORGET_AT_ONCE:
+            self._wanted.set()
+        elif self._lazily is None:
+            self._lazily = asyncio.get_running_loop().call_later(FORGET_WITHIN_S, self._forget_now)
+
+    async def writable(self) -> None:
+        """Return once the journal can be written, at once if it can; meanwhile try, less and less often.
+
+        Raises JournalUnavailable if the journal is closed.
+        """
+        async with self._probing:
+            pause = _FIRST_PAUSE_S
+            while self._failing is not None and not await self._probe():
+                await _first_of(self._works, pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    async def left_behind(self) -> AsyncIterator[Orphan]:
+        """Claim and yield, one after the other, the journals in this folder whose owners are dead.
+
+        None that another process has claimed. One that is not `done` when the next is asked for
+        is left for the next start. Broken ones are set aside and logged, empty ones removed.
+        """
+        thread = self._opened()
+        try:
+            names = await thread.call(lambda _: names_in(self._folder))
+        except OSError as error:
+            raise JournalUnavailable(f"journal: {self._folder}: {sentence(error)}") from error
+        for name in names:
+            orphan = await claim_next(thread, self._folder, name)
+            if orphan is None:
+                continue
+            try:
+                yield orphan
+            finally:
+                orphan.release()
+
+    def _opened(self) -> JournalThread:
+        if self._thread is None:
+            raise JournalUnavailable("journal: not open")
+        return self._thread
+
+    def _number_for(self, document_id: str) -> int:
+        """A row for an entry: a new one, or that of the same entry where it is committed."""
+        known = self._numbers.get(document_id)
+        if known is not None and known <= self._committed:
+            return known
+        if known is not None:  # its commit may still fail, so it cannot be counted on
+            self._batch.forgotten.append(known)
+        number, self._next = self._next, self._next + 1
+        self._numbers[document_id] = number
+        return number
+
+    def _forget_now(self) -> None:
+        self._lazily = None
+        self._wanted.set()
+
+    async def _write_batches(self, thread: JournalThread) -> None:
+        while not self._closing:
+            await self._wanted.wait()
+            await self._write_batch(thread)
+        await self._write_batch(thread)
+
+    async def _write_batch(self, thread: JournalThread) -> None:
+        self._wanted.clear()
+        batch, self._batch = self._batch, _Batch()
+        if not batch:
+            return
+        empty = not self._numbers
+        try:
+            await thread.call(lambda own: own.write(batch.cells, batch.forgotten, empty=empty))
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must be told and the next batch tried
+            self._not_written(batch, error)
+        else:
+            self._written(batch)
+
+    def _written(self, batch: _Batch) -> None:
+        if batch.cells:
+            self._committed = max(self._committed, *batch.cells[::COLUMNS])
+            self._writes()
+        for written in batch.waiting:
+            if not written.done():
+                written.set_result(None)
+
+    def _not_written(self, batch: _Batch, error: Exception) -> None:
+        for number, document_id in zip(batch.cells[::COLUMNS], batch.cells[1::COLUMNS], strict=True):
+            if number > self._committed and self._numbers.get(document_id) == number:
+                del self._numbers[document_id]
+        self._batch.forgotten[:0] = batch.forgotten
+        self._fails(error)
+        for written in batch.waiting:
+            if not written.done():
+                written.set_exception(JournalUnavailable(self._failing))
+
+    async def _probe(self) -> bool:
+        thread, empty = self._opened(), not self._numbers
+        try:
+            await thread.call(lambda own: own.probe(empty=empty))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the journal goes on failing for it
+            self._fails(error)
+            return False
+        self._writes()
+        return True
+
+    def _fails(self, error: Exception) -> None:
+        if self._failing is None:
+            log.error("journal cannot be written", folder=str(self._folder), error=sentence(error))
+        self._failing = f"journal: {sentence(error)}"
+        self._works.clear()
+
+    def _writes(self) -> None:
+        if self._failing is not None:
+            log.info("journal can be written again", folder=str(self._folder))
+        self._failing = None
+        self._works.set()
+
+
+async def _first_of(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, `seconds` at most."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
