@@ -16,15 +16,13 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel
 from pika.exceptions import AMQPError
 
-from worker.errors import BrokerUnavailable, TopologyMismatch
-from worker.rabbit import topology
+from worker.errors import BrokerUnavailable
 
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 30
 CONNECT_TIMEOUT_S = 15.0
 RPC_TIMEOUT_S = 30.0
-_PRECONDITION_FAILED = 406
 
 
 class Link:
@@ -53,34 +51,6 @@ class Link:
         if not self.lost.done():
             raise BrokerUnavailable("RabbitMQ did not answer in time")
         raise BrokerUnavailable(self.lost.result())
-
-    async def declare(self) -> None:
-        """Declare the exchanges, queues and bindings; what exists alike is left alone.
-
-        Raises TopologyMismatch where one exists with other arguments.
-        """
-        try:
-            await self._declare()
-        except BrokerUnavailable as error:
-            if not str(error).startswith(f"{_PRECONDITION_FAILED} "):
-                raise
-            msg = f"{error}; move what it holds and delete it, or give Postbote a virtual host of its own"
-            raise TopologyMismatch(msg) from None
-
-    async def _declare(self) -> None:
-        channel = self.channel
-        for exchange in topology.EXCHANGES:
-            await self.call(
-                channel.exchange_declare,
-                exchange.name,
-                exchange_type=exchange.kind,
-                durable=True,
-                arguments=exchange.arguments,
-            )
-        for queue in topology.QUEUES:
-            await self.call(channel.queue_declare, queue.name, durable=True, arguments=queue.arguments)
-            for exchange_name, key in queue.bindings:
-                await self.call(channel.queue_bind, queue.name, exchange_name, routing_key=key)
 
     async def close(self) -> None:
         """Close, and wait until it is closed."""

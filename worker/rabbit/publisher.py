@@ -8,17 +8,18 @@ confirmed it and did not return it.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 
 import pika
 import structlog
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, UnsupportedAMQPFieldException
 from tenacity import AsyncRetrying, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
 from worker.errors import BrokerUnavailable, PublishRefused, TopologyMismatch
 from worker.rabbit.connection import Link, open_link
+from worker.rabbit.declaring import Provision, prepare
 
 log = structlog.get_logger(__name__)
 
@@ -30,17 +31,18 @@ LINK_TIMEOUT_S = 5.0  # a reconnect takes less; a caller over HTTP should hear o
 class Publisher:
     """Publishes from any task; connects by itself, again and again, while it is open."""
 
-    def __init__(self, url: str, name: str = "postbote publisher") -> None:
-        """Nothing is connected before `start`."""
+    def __init__(self, url: str, name: str = "postbote publisher", *, provision: Provision = Provision.DECLARE) -> None:
+        """Nothing is connected before `start`; `provision` is how a start that is to declare goes about it."""
         self._url = url
         self._name = name
+        self._provision = provision
         self._declare = False
         self._link: Link | None = None
         self._linked = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._places = asyncio.Semaphore(MAX_UNCONFIRMED)
         self._unconfirmed: dict[int, asyncio.Future[None]] = {}
-        self._tags = itertools.count(1)
+        self._next_tag = 1
         self._returned: set[str] = set()
 
     async def start(self, *, declare: bool = False) -> Self:
@@ -74,15 +76,29 @@ class Publisher:
         return self._linked.is_set()
 
     async def publish(
-        self, exchange: str, routing_key: str, body: bytes, *, content_type: str | None, headers: dict[str, Any]
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        *,
+        content_type: str | None,
+        headers: Mapping[str, Any],
+        expiration_ms: int | None = None,
     ) -> None:
         """Publish one persistent, mandatory message and return once it is confirmed.
 
-        Raises BrokerUnavailable (not sent) or PublishRefused (nacked, returned, or unknown).
+        `expiration_ms`: how long it may lie in its queue. Raises BrokerUnavailable (not sent) or
+        PublishRefused (nacked, returned, or unknown).
         """
         async with self._places:
             await self._wait_for_link()
-            confirmed, tag = self._send(exchange, routing_key, body, content_type, headers)
+            properties = pika.BasicProperties(
+                content_type=content_type,
+                delivery_mode=2,
+                headers=dict(headers),
+                expiration=None if expiration_ms is None else str(expiration_ms),
+            )
+            confirmed, tag = self._send(exchange, routing_key, body, properties)
             try:
                 async with asyncio.timeout(CONFIRM_TIMEOUT_S):
                     await confirmed
@@ -93,21 +109,24 @@ class Publisher:
                     del self._unconfirmed[tag]
 
     def _send(
-        self, exchange: str, routing_key: str, body: bytes, content_type: str | None, headers: dict[str, Any]
+        self, exchange: str, routing_key: str, body: bytes, properties: pika.BasicProperties
     ) -> tuple[asyncio.Future[None], int]:
         link = self._link
         if link is None or link.lost.done():
             raise BrokerUnavailable("the connection to RabbitMQ is down")
-        tag = next(self._tags)
+        tag = self._next_tag
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # A return precedes its confirm and names the message only by what we wrote on it.
-        properties = pika.BasicProperties(
-            content_type=content_type, delivery_mode=2, headers=headers, message_id=str(tag)
-        )
+        properties.message_id = str(tag)
         try:
             link.channel.basic_publish(exchange, routing_key, body, properties, mandatory=True)
+        except UnsupportedAMQPFieldException as error:
+            msg = f"a header cannot be written: {error}"
+            raise PublishRefused(msg) from None
         except (AMQPError, ValueError) as error:
             raise BrokerUnavailable(str(error) or type(error).__name__) from None
+        # Counted as the broker counts: what could not be written has no tag there.
+        self._next_tag = tag + 1
         self._unconfirmed[tag] = confirmed
         return confirmed, tag
 
@@ -142,13 +161,17 @@ class Publisher:
 
     async def _connect(self) -> None:
         link = await open_link(self._url, self._name)
-        if self._declare:
-            await link.declare()
-        # Tags count from 1 on each channel; nothing of the channel before may be confirmed by this one.
-        self._tags = itertools.count(1)
-        self._returned.clear()
-        link.channel.add_on_return_callback(self._on_return)
-        await link.call(link.channel.confirm_delivery, self._on_confirm)
+        try:
+            if self._declare:
+                await prepare(link, self._provision)
+            # Tags count from 1 on each channel; nothing of the channel before may be confirmed by this one.
+            self._next_tag = 1
+            self._returned.clear()
+            link.channel.add_on_return_callback(self._on_return)
+            await link.call(link.channel.confirm_delivery, self._on_confirm)
+        except BaseException:
+            await link.close()
+            raise
         self._link = link
         self._linked.set()
 
