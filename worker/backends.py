@@ -5,7 +5,7 @@ Part of the composition root (see ``app``): what is built here is handed in, nev
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,34 @@ from typing import Any
 from worker.api.audit_log import AuditSearch
 from worker.api.events import EventIntake
 from worker.api.health import Check
-from worker.audit.opensearch import OpenSearchAudit
 from worker.audit.search import OpenSearchSearch
-from worker.delivery.ports import AuditLookup, AuditSink, Incoming, Lane, Settlement
+from worker.delivery.parked import ParkedShelf
+from worker.delivery.ports import Lane
 from worker.embedded.audit import SqliteAudit
+from worker.embedded.parked import SqliteParked
 from worker.embedded.queue import SqliteQueue
 from worker.rabbit import topology
-from worker.rabbit.consumer import Consumer
+from worker.rabbit.declaring import Provision
+from worker.rabbit.parked import open_parked_queue
 from worker.rabbit.publisher import Publisher
 from worker.settings import Settings
+from worker.workshop import Handler, Workshop, open_workshop
 
-Handler = Callable[[Incoming], Awaitable[Settlement]]
-Consume = Callable[[Handler, asyncio.Event], Awaitable[None]]
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What the HTTP API works with."""
+
+    intake: EventIntake
+    search: AuditSearch
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The queue and the audit of one process; `consume` returns once it has stopped and settled."""
+    """The outside of one process: what its API needs, if it has one, and what its worker does."""
 
-    intake: EventIntake
-    search: AuditSearch
-    audit: AuditSink
-    lookup: AuditLookup
-    consume: Consume
+    front: Front | None
+    work: Workshop | None
     checks: Mapping[str, Check] = field(default_factory=dict)
 
 
@@ -95,31 +100,36 @@ async def open_intake(settings: Settings, *, embedded: bool = False) -> AsyncIte
 
 
 @contextlib.asynccontextmanager
-async def real_backend(settings: Settings, *, consuming: bool) -> AsyncIterator[Backend]:
+async def open_parked(settings: Settings, *, embedded: bool = False) -> AsyncIterator[ParkedShelf]:
+    """Open the parked events for an operator; what is held at the end goes back."""
+    if not embedded:
+        async with open_parked_queue(settings.amqp_url) as shelf:
+            yield shelf
+        return
+    queue = await SqliteQueue(_embedded_file(settings, "queue.db")).open()
+    try:
+        yield SqliteParked(queue)
+    finally:
+        await queue.close()
+
+
+@contextlib.asynccontextmanager
+async def real_backend(settings: Settings, *, consuming: bool, api: bool) -> AsyncIterator[Backend]:
     """RabbitMQ and OpenSearch; either may be away, also at the start, and is then waited for."""
     async with contextlib.AsyncExitStack() as stack:
-        audit = OpenSearchAudit(**_opensearch(settings))
-        stack.push_async_callback(audit.close)
-        search = await stack.enter_async_context(open_search(settings))
-        publisher = Publisher(settings.amqp_url, f"postbote publisher {settings.worker_id}")
+        publisher = Publisher(
+            settings.amqp_url, f"postbote publisher {settings.worker_id}", provision=Provision(settings.topology)
+        )
         stack.push_async_callback(publisher.close)
         publisher.start_connecting(declare=True)
-        consumers: list[Consumer] = []
-
-        async def consume(handler: Handler, stop: asyncio.Event) -> None:
-            if not await _before(stop, audit.start()):
-                return
-            name = f"postbote worker {settings.worker_id}"
-            consumers.append(Consumer(settings.amqp_url, publisher, handler, prefetch=settings.prefetch, name=name))
-            await consumers[0].run(stop)
-
-        checks: dict[str, Check] = {
-            "publisher": lambda: None if publisher.connected else "the connection to RabbitMQ is down"
-        }
+        connected: Check = lambda: None if publisher.connected else "the connection to RabbitMQ is down"  # noqa: E731
+        front = work = None
+        if api:
+            search = await stack.enter_async_context(open_search(settings))
+            front = Front(RabbitIntake(publisher), search)
         if consuming:
-            checks["consumer"] = lambda: None if consumers and consumers[0].consuming else "not consuming"
-            checks["audit"] = audit.missing
-        yield Backend(RabbitIntake(publisher), search, audit, audit, consume, checks)
+            work = await stack.enter_async_context(open_workshop(settings, publisher, _opensearch(settings)))
+        yield Backend(front, work, {"publisher": connected, **(work.checks if work else {})})
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,27 +151,18 @@ async def open_embedded(settings: Settings) -> AsyncIterator[EmbeddedFiles]:
         yield EmbeddedFiles(queue, audit)
 
 
-def embedded_backend(settings: Settings, files: EmbeddedFiles) -> Backend:
-    """SQLite files instead of RabbitMQ and OpenSearch."""
+def embedded_workshop(settings: Settings, files: EmbeddedFiles) -> Workshop:
+    """Consume from the one file and record in the other."""
 
     async def consume(handler: Handler, stop: asyncio.Event) -> None:
         await files.queue.run(handler, prefetch=settings.prefetch, stop=stop)
 
-    return Backend(SqliteIntake(files.queue), files.audit, files.audit, files.audit, consume)
+    return Workshop(files.audit, files.audit, consume)
 
 
-async def _before(stop: asyncio.Event, starting: Coroutine[Any, Any, None]) -> bool:
-    """Run `starting` to its end, or give it up when `stop` is set; True where it ended."""
-    started, stopped = asyncio.ensure_future(starting), asyncio.ensure_future(stop.wait())
-    both: set[asyncio.Future[Any]] = {started, stopped}
-    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if started.done():
-        started.result()
-        return True
-    started.cancel()
-    await asyncio.gather(started, return_exceptions=True)
-    return False
+def embedded_backend(settings: Settings, files: EmbeddedFiles) -> Backend:
+    """SQLite files instead of RabbitMQ and OpenSearch."""
+    return Backend(Front(SqliteIntake(files.queue), files.audit), embedded_workshop(settings, files))
 
 
 def _embedded_file(settings: Settings, name: str) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
@@ -111,7 +111,12 @@ class Settings(BaseSettings):
     amqp_url: Annotated[str, _url_of("amqp", "amqps")] = Field(
         "amqp://guest:guest@127.0.0.1:5672/%2F", description="RabbitMQ, with user, password and virtual host"
     )
-    prefetch: int = Field(200, ge=1, le=5000, description="Events that one worker holds unacknowledged at most")
+    prefetch: int = Field(1000, ge=1, le=5000, description="Events that one worker holds unacknowledged at most")
+
+    topology: Literal["declare", "check", "trust"] = Field(
+        "declare",
+        description="declare: make missing exchanges and queues; check: refuse to start without; trust: don't look",
+    )
 
     # OpenSearch
     opensearch_url: Annotated[str, BeforeValidator(_with_scheme), _url_of("http", "https")] = Field(
@@ -133,6 +138,9 @@ class Settings(BaseSettings):
     )
     smtp_password: SecretStr | None = Field(
         None, description="Password for `postbote config set --username`, where nobody can be asked for it"
+    )
+    config_source: Literal["store", "topic"] = Field(
+        "store", description="Where a worker reads SMTP records: store (the database) or topic (the config stream)"
     )
     config_cache_s: float = Field(2.0, ge=0, le=300, description="Seconds for which a read SMTP record is reused")
 
@@ -156,6 +164,10 @@ class Settings(BaseSettings):
     doubt_wait_s: float = Field(
         60.0, ge=0, le=600, description="Seconds before a mail is sent again that the server may have got already"
     )
+    transactional_limit_h: float = Field(
+        24.0, gt=0, le=720, description="Hours for which transactional mail is tried, from its first try on"
+    )
+    bulk_limit_h: float = Field(72.0, gt=0, le=720, description="Hours for which bulk mail is tried")
     ehlo_name: str = Field(
         default_factory=socket.getfqdn, description="Name given in EHLO and Message-ID; this host's name by default"
     )
@@ -182,6 +194,10 @@ class Settings(BaseSettings):
         "info", description="debug, info, warning or error"
     )
     log_format: LogFormat = Field(LogFormat.AUTO, description="auto, json or console")
+    journal_dir: Path = Field(
+        Path(".postbote/journal"),
+        description="Folder, on a disk that outlives the process, for what was sent and is not in the audit yet",
+    )
     data_dir: Path = Field(Path(".postbote"), description="Folder of the embedded mode's queue, audit and certificates")
 
     @classmethod

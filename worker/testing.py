@@ -21,6 +21,7 @@ from worker.delivery.ports import (
     SmtpReply,
     TransactionResult,
 )
+from worker.errors import AuditUnavailable
 
 ACCEPT = Answer(Phase.FINAL, SmtpReply(250, "2.0.0 Ok: queued as 4F1A22C0DE"))
 
@@ -73,6 +74,8 @@ class MemoryAudit:
 
     records: dict[str, AuditRecord] = field(default_factory=dict)
     hold: asyncio.Event | None = None
+    complete: bool = True
+    away: bool = False
 
     async def write(self, records: Sequence[AuditRecord]) -> None:
         """Keep the records, the first of each id, once `hold` is set or None."""
@@ -82,7 +85,9 @@ class MemoryAudit:
             self.records.setdefault(record.document_id, record)
 
     async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
-        """Of `ids`, those that are kept."""
+        """Of `ids`, those that are kept; raises AuditUnavailable while `away`."""
+        if self.away:
+            raise AuditUnavailable("the audit is away")
         return frozenset(ids) & frozenset(self.records)
 
     def outcomes(self) -> list[tuple[str | None, str, int]]:

@@ -1,11 +1,12 @@
-"""The attempts at one message: send to whom nothing final was said, record, decide, again.
+"""The attempts at one message within this process: send, record, decide, again.
 
 Every attempt's final answers are recorded before anything else happens, so that what the server
-accepted is durable even if the rest of the event still waits.
+accepted is durable even if the rest of the event still waits. What is left at the end is told, not
+decided: `settling` says what becomes of it.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -13,10 +14,13 @@ import structlog
 from schemas.audit import AuditRecord, Outcome
 from schemas.event import OnDoubt
 from schemas.smtp_config import SmtpConfig
+from worker.delivery.breakers import opens
 from worker.delivery.outcome import Retry, Verdict, decide
 from worker.delivery.ports import Answer, AuditSink, Mailer, TransactionResult
+from worker.delivery.progress import Progress
 from worker.delivery.records import RecordWriter
 from worker.delivery.retry import Interrupted, RetryPolicy, StillPending, retry_pending
+from worker.delivery.schedule import NEAR_S
 from worker.message import Rendered
 
 log = structlog.get_logger(__name__)
@@ -25,38 +29,43 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """How the attempts ended: `parked` recipients want an operator, or nobody does.
+class Judged:
+    """One recipient's answer and what it means."""
 
-    `interrupted`: the worker stops and something is still pending, so the event goes back.
-    """
-
-    parked: tuple[str, ...] = ()
-    reason: str = ""
-    detail: str = ""
-    interrupted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
     recipient: str
     answer: Answer
     verdict: Verdict
 
 
-@dataclass(slots=True)
-class _Held:
-    """Recipients that no further attempt in this process can help, with the first reason."""
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """Where attempts lead: the mailer, the audit, and whoever is told the answers of each one."""
 
-    recipients: list[str] = field(default_factory=list)
-    reason: str = ""
-    detail: str = ""
+    mailer: Mailer
+    audit: AuditSink
+    observe: Callable[[Iterable[Judged]], None]
 
-    def add(self, judged: Iterable[_Judged], outcome: Outcome) -> None:
-        for one in judged:
-            self.reason = self.reason or outcome.value
-            self.detail = self.detail or f"{one.verdict.rule}: {one.verdict.reason}"
-            self.recipients.append(one.recipient)
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How the attempts ended.
+
+    attempt      the number of the last one
+    waiting      who wants another attempt, later; not recorded since that attempt
+    broken       who waits for the SMTP record to work; not recorded
+    doubtful     who may have the mail; recorded as in doubt
+    held         whom only an operator can help; recorded
+    interrupted  the worker stops: `waiting` are recorded, and go back
+    in_doubt_before  who was in doubt before the last time that the mail was sent
+    """
+
+    attempt: int
+    waiting: tuple[Judged, ...] = ()
+    broken: tuple[Judged, ...] = ()
+    doubtful: tuple[Judged, ...] = ()
+    held: tuple[Judged, ...] = ()
+    interrupted: bool = False
+    in_doubt_before: frozenset[str] = frozenset()
 
 
 class Attempts:
@@ -64,41 +73,53 @@ class Attempts:
 
     def __init__(
         self,
-        mailer: Mailer,
-        audit: AuditSink,
+        outlets: Outlets,
         config: SmtpConfig,
         rendered: Rendered,
         writer: RecordWriter,
-        pending: tuple[str, ...],
+        progress: Progress,
     ) -> None:
         """Nothing is sent yet."""
-        self._mailer = mailer
-        self._audit = audit
+        self._outlets = outlets
         self._config = config
         self._rendered = rendered
         self._writer = writer
-        self._pending = pending
-        self._attempt = 0
-        self._waiting: tuple[_Judged, ...] = ()
+        self._pending = progress.pending or ()
+        self._attempt = self._before = progress.attempt
+        self._in_doubt_before = frozenset(progress.doubtful)
+        self._waiting: tuple[Judged, ...] = ()
+        self._broken: tuple[Judged, ...] = ()
+        self._doubtful: tuple[Judged, ...] = ()
+        self._held: tuple[Judged, ...] = ()
         self._last: TransactionResult | None = None
-        self._doubtful: tuple[_Judged, ...] = ()
-        self._on_doubt = writer.event.data.on_doubt
-        self._held = _Held()
 
     async def run(self, policy: RetryPolicy, sleep: Sleep) -> Finished:
         """Attempt until every recipient has an end, the budget is spent, or `sleep` is interrupted."""
         try:
             await self._until_settled(policy, sleep)
-            if self._doubtful and self._on_doubt is OnDoubt.RESEND:
+            if self._resendable() and policy.doubt_wait_s < NEAR_S:
                 await self._resend_doubtful(policy, sleep)
         except Interrupted:
-            return Finished(interrupted=True)
-        held = self._held
-        held.add(self._doubtful, Outcome.IN_DOUBT)
-        return Finished(tuple(held.recipients), held.reason, held.detail)
+            return self._finished(interrupted=True)
+        return self._finished()
+
+    async def record(self, judged: Judged, outcome: Outcome, next_attempt_at: datetime | None) -> None:
+        """Record what was decided about someone after the last attempt."""
+        await self._record((judged,), outcome=outcome, next_attempt_at=next_attempt_at)
+
+    def _finished(self, *, interrupted: bool = False) -> Finished:
+        return Finished(
+            self._attempt,
+            self._waiting,
+            self._broken,
+            self._doubtful,
+            self._held,
+            interrupted=interrupted,
+            in_doubt_before=self._in_doubt_before,
+        )
 
     async def _until_settled(self, policy: RetryPolicy, sleep: Sleep) -> None:
-        """Attempt until nothing is pending; what is left at the end of the budget is held."""
+        """Attempt until nothing is pending or the budget is spent."""
         try:
             await self._step()
         except StillPending as first:
@@ -110,9 +131,13 @@ class Attempts:
                 first, self._step, policy=policy, retries=self._config.retries, before_wait=self._defer, sleep=sleep
             )
         except StillPending:
-            # The retry tiers of the broker will take these; until they exist an operator does.
-            await self._record(self._waiting, outcome=Outcome.PARKED)
-            self._held.add(self._waiting, Outcome.DEFERRED)
+            log.debug("the retries in process are spent", attempt=self._attempt, pending=len(self._waiting))
+
+    def _resendable(self) -> bool:
+        """Whoever is in doubt for the first time may be sent the same again, unless the event forbids it."""
+        if self._writer.event.data.on_doubt is OnDoubt.HOLD:
+            return False
+        return any(one.recipient not in self._in_doubt_before for one in self._doubtful)
 
     async def _resend_doubtful(self, policy: RetryPolicy, sleep: Sleep) -> None:
         """Send the same bytes once more, after a wait in which a slow server may still have answered others.
@@ -120,29 +145,49 @@ class Attempts:
         Whoever has both copies can tell them for one by their Message-ID; the record says that
         this may be a second one. A second doubt is an operator's.
         """
-        self._pending = tuple(one.recipient for one in self._doubtful)
-        self._doubtful = ()
         await sleep(policy.doubt_wait_s)
-        self._writer.possible_duplicate = True
+        waiting, self._waiting = self._waiting, ()
+        again = tuple(one for one in self._doubtful if one.recipient not in self._in_doubt_before)
+        self._doubtful = tuple(one for one in self._doubtful if one not in again)
+        self._pending = tuple(one.recipient for one in again)
+        self._in_doubt_before |= set(self._pending)
+        self._writer.doubtful |= set(self._pending)
         await self._until_settled(policy, sleep)
+        self._waiting += waiting
 
     async def _step(self) -> None:
         """Make one attempt; raise StillPending where some recipients want another."""
         self._attempt += 1
         envelope = replace(self._rendered.envelope, recipients=self._pending)
-        self._last = await self._mailer.send(self._config, envelope, self._rendered.message)
-        judged = [_Judged(r, self._last.answers[r], decide(self._last.answers[r])) for r in self._pending]
-        final = [one for one in judged if one.verdict.retry is Retry.NEVER]
-        doubtful = tuple(one for one in judged if one.verdict.retry is Retry.DOUBT)
-        self._waiting = tuple(one for one in judged if one.verdict.retry not in (Retry.NEVER, Retry.DOUBT))
-        await self._record([*final, *doubtful])
-        self._held.add((one for one in final if one.verdict.outcome is Outcome.CONFIG_FAULT), Outcome.CONFIG_FAULT)
-        # Nobody can know whether these arrived, and sending again at once could make a second mail.
-        self._doubtful += doubtful
+        self._last = await self._outlets.mailer.send(self._config, envelope, self._rendered.message)
+        judged = [Judged(r, answer := self._last.answers[r], decide(answer)) for r in self._pending]
+        self._outlets.observe(judged)
+        await self._sort(judged)
         self._pending = tuple(one.recipient for one in self._waiting)
         if self._waiting:
             progressed = len(self._waiting) < len(judged)
-            raise _failure(self._waiting, progressed=progressed, first=self._attempt == 1)
+            raise _failure(self._waiting, progressed=progressed, first=self._attempt == self._before + 1)
+
+    async def _sort(self, judged: list[Judged]) -> None:
+        """Record who has an end or is in doubt, and remember the others."""
+        told: list[Judged] = []
+        waiting: list[Judged] = []
+        for one in judged:
+            retry = one.verdict.retry
+            if retry is Retry.DOUBT:
+                # Nobody can know whether these arrived, and sending again at once could make a second mail.
+                self._doubtful += (one,)
+                told.append(one)
+            elif retry is not Retry.NEVER:
+                waiting.append(one)
+            elif opens(one.answer, one.verdict):
+                self._broken += (one,)
+            else:
+                told.append(one)
+                if one.verdict.outcome is Outcome.CONFIG_FAULT:
+                    self._held += (one,)
+        self._waiting = tuple(waiting)
+        await self._record(told)
 
     async def _defer(self, seconds: float) -> None:
         """Record the pending recipients with the time of their next attempt."""
@@ -150,7 +195,7 @@ class Attempts:
 
     async def _record(
         self,
-        judged: Iterable[_Judged],
+        judged: Iterable[Judged],
         *,
         outcome: Outcome | None = None,
         next_attempt_at: datetime | None = None,
@@ -171,11 +216,11 @@ class Attempts:
             for one in judged
         ]
         if found:
-            await self._audit.write(found)
+            await self._outlets.audit.write(found)
             _log(found)
 
 
-def _failure(waiting: tuple[_Judged, ...], *, progressed: bool, first: bool) -> StillPending:
+def _failure(waiting: tuple[Judged, ...], *, progressed: bool, first: bool) -> StillPending:
     """What the next attempt may cost: a split that got some through is free, and one lost connection needs no wait.
 
     A server that drops every connection, or takes nobody at all, is waited for like any other.

@@ -7,7 +7,7 @@ Each protocol is as small as its one caller allows; the adapters in ``rabbit``, 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from schemas.audit import AuditRecord, TlsUsed
 from schemas.smtp_config import Scope, SmtpConfig
@@ -189,6 +189,14 @@ class Mailer(Protocol):
         ...
 
 
+class Document(NamedTuple):
+    """One audit record as it is stored: its `_id`, the month (``YYYY.MM``) of its index, its JSON."""
+
+    document_id: str
+    index_month: str
+    document: bytes
+
+
 class AuditSink(Protocol):
     """Keeps records for good."""
 
@@ -201,7 +209,15 @@ class AuditLookup(Protocol):
     """Answers whether something has been recorded already."""
 
     async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
-        """Of `ids` (document id -> index month), those that exist; reads its own writes."""
+        """Of `ids` (document id -> index month), those that exist; reads its own writes.
+
+        Raises AuditUnavailable where nobody can say now.
+        """
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """False while records are on their way that cannot be found yet."""
         ...
 
 

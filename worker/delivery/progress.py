@@ -14,6 +14,7 @@ PREFIX = "x-postbote-"
 ATTEMPT = "x-postbote-attempt"
 CHARGED = "x-postbote-charged"
 HOPS = "x-postbote-hops"
+RESTING = "x-postbote-resting"
 PENDING = "x-postbote-pending"
 DOUBTFUL = "x-postbote-doubtful"
 HELD = "x-postbote-held"
@@ -36,6 +37,7 @@ class Progress:
     attempt      tries made so far; every record of a try has its number
     charged      how many of them count: the place on the retry schedule
     hops         rests in a row that were no fault of the mail's (a cap, an open breaker)
+    resting      the outcome recorded for the last such rest, so that it is said once
     pending      whom nothing final was said about; None: everybody
     doubtful     of these, who may have the mail already
     held         who waits for an operator, with the first one's reason and detail
@@ -47,6 +49,7 @@ class Progress:
     attempt: int = 0
     charged: int = 0
     hops: int = 0
+    resting: str = ""
     pending: tuple[str, ...] | None = None
     doubtful: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
@@ -62,6 +65,7 @@ class Progress:
             ATTEMPT: self.attempt,
             CHARGED: self.charged,
             HOPS: self.hops,
+            RESTING: self.resting,
             DOUBTFUL: list(self.doubtful),
             HELD: list(self.held),
             HELD_REASON: self.held_reason,
@@ -82,12 +86,12 @@ def read_progress(headers: Mapping[str, Any], recipients: Iterable[str]) -> Prog
     if not any(name.startswith(PREFIX) for name in headers):
         return FRESH
     named = tuple(recipients)
-    pending = headers.get(PENDING)
     return Progress(
         attempt=_count(headers.get(ATTEMPT)),
         charged=_count(headers.get(CHARGED)),
         hops=_count(headers.get(HOPS)),
-        pending=_among(pending, named) if isinstance(pending, list) and pending else None,
+        resting=_text(headers.get(RESTING)),
+        pending=_among(headers.get(PENDING), named) or None,  # nobody at all would be a mail lost in silence
         doubtful=_among(headers.get(DOUBTFUL), named),
         held=_among(headers.get(HELD), named),
         held_reason=_text(headers.get(HELD_REASON)),

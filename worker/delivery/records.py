@@ -47,6 +47,8 @@ class RecordWriter:
     config: SmtpConfig | None = None
     message_id: str | None = None
     possible_duplicate: bool = False
+    doubtful: frozenset[str] = frozenset()
+    """Who may have the mail already, where not all do."""
 
     def of_verdict(
         self,
@@ -105,7 +107,7 @@ class RecordWriter:
             reply=reply,
             remote_queue_id=remote_queue_id,
             message_id=self.message_id,
-            possible_duplicate=self.possible_duplicate,
+            possible_duplicate=self.possible_duplicate or recipient in self.doubtful,
             timings=self.stopwatch.timings(now, result),
             worker_id=self.worker_id,
             trace_id=envelope.traceparent.split("-")[1] if envelope.traceparent else None,
@@ -125,12 +127,17 @@ def of_invalid(error: InvalidEvent, body: bytes, worker_id: str) -> AuditRecord:
         reason="; ".join(str(e) for e in error.errors)[:_MAX_REASON_CHARS],
         partner=known.scope.partner,
         org=known.scope.org,
-        event_id=known.id or f"sha256:{hashlib.sha256(body).hexdigest()[:32]}",
+        event_id=known.id or id_of_unnamed(body),
         event_source=known.source or UNKNOWN_SOURCE,
         event_type=known.type,
         event_time=known.time,
         worker_id=worker_id,
     )
+
+
+def id_of_unnamed(body: bytes) -> str:
+    """The id under which an event is known that has none of its own: ``sha256:`` and 32 hex digits of its body's."""
+    return f"sha256:{hashlib.sha256(body).hexdigest()[:32]}"
 
 
 def config_used(config: SmtpConfig) -> ConfigUsed:

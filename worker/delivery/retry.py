@@ -5,10 +5,12 @@ parsing it), lasts up to the budget, and hands over to the caller what is pendin
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
+
+from worker.delivery.schedule import Limits
 
 MAX_WAIT_S = 20.0
 MAX_SPLITS = 200
@@ -19,11 +21,13 @@ class RetryPolicy:
     """`budget_s`: how long one event is retried in process; `first_wait_s` doubles each time.
 
     `doubt_wait_s`: how long a mail that may have arrived is left alone before it is sent again.
+    `limits`: how long the broker's schedule goes on after that.
     """
 
     budget_s: float = 60.0
     first_wait_s: float = 1.0
     doubt_wait_s: float = 60.0
+    limits: Limits = field(default_factory=Limits)
 
 
 class StillPending(Exception):

@@ -8,7 +8,8 @@ import pytest
 
 from schemas.smtp_config import Scope, SmtpConfig, TlsMode
 from worker.delivery.pipeline import Pipeline, PipelinePorts
-from worker.delivery.ports import Ack, Fault, Incoming, Park, Phase, Return
+from worker.delivery.ports import Ack, Fault, Incoming, Later, Park, Phase, Return, Settlement, Tier
+from worker.delivery.progress import read_progress
 from worker.delivery.retry import RetryPolicy
 from worker.errors import SecretUnreadable, StoreUnavailable
 from worker.testing import ACCEPT, FakeMailer, MemoryAudit, StaticConfigs, fault, reply
@@ -38,6 +39,23 @@ def event(*to: str, id: str = "1", scope: dict[str, str] | None = None, **data: 
         "data": {"to": list(to), "subject": "hello", "text": "hi", "scope": scope or {}, **data},
     }
     return Incoming(json.dumps(body).encode(), "application/cloudevents+json")
+
+
+def ended(settlement: Settlement) -> object:
+    """The end, the reason of a parking, or the tier that an event rests in."""
+    match settlement:
+        case Park():
+            return settlement.reason
+        case Later():
+            return settlement.tier
+        case _:
+            return settlement
+
+
+def again(incoming: Incoming, settlement: Settlement, *, redelivered: bool = False) -> Incoming:
+    """The same message as it comes back from a tier, from its lane or from the parked queue."""
+    assert not isinstance(settlement, Ack)
+    return Incoming(incoming.body, incoming.content_type, settlement.headers, incoming.lane, redelivered)
 
 
 class World:
@@ -88,16 +106,14 @@ async def test_an_accepted_mail_is_acked_with_one_record_for_each_recipient() ->
             ["in_doubt", "accepted"],
         ),
         ("a second doubt is an operator's", [LOST_AFTER] * 2, "in_doubt", ["in_doubt"] * 2),
-        ("a wrong password is not tried again", [BAD_LOGIN], "config_fault", ["config_fault"]),
-        ("retries end with the record's number of them", [BUSY] * 9, "deferred", ["deferred"] * 3 + ["parked"]),
+        ("a wrong password is not tried again here", [BAD_LOGIN], Tier.TEN_SECONDS, ["config_fault"]),
+        ("retries here end with the record's number of them", [BUSY] * 9, Tier.ONE_MINUTE, ["deferred"] * 4),
     ],
 )
 async def test_what_a_recipient_gets_for_what_the_server_said(name, script, settlement, outcomes) -> None:
     world = World({"a@example.com": script})
     found = await world.handle(event("a@example.com"))
-    assert (
-        found == settlement if isinstance(settlement, Ack) else (isinstance(found, Park) and found.reason == settlement)
-    )
+    assert ended(found) == settlement
     assert [o for _, o, _ in world.audit.outcomes()] == outcomes
     assert [a for _, _, a in world.audit.outcomes()] == list(range(1, len(outcomes) + 1))
 
@@ -136,7 +152,7 @@ async def test_a_recipient_limit_that_takes_nobody_is_no_endless_loop() -> None:
     full = reply(Phase.RCPT, 452, "4.5.3 too many recipients")
     world = World({"a@example.com": [full] * 50})
     settlement = await world.handle(event("a@example.com"))
-    assert isinstance(settlement, Park)
+    assert ended(settlement) is Tier.ONE_MINUTE
     assert len(world.mailer.sent) == 4
 
 
@@ -189,11 +205,43 @@ async def test_the_same_id_of_another_tenant_is_another_event() -> None:
     assert [s.config.host for s in world.mailer.sent] == ["mx.example.com", "mx.acme.example"]
 
 
-async def test_an_unknown_redelivery_is_marked_as_a_possible_duplicate() -> None:
+async def test_an_unknown_redelivery_waits_for_a_neighbours_journal_and_is_then_marked() -> None:
     world = World()
     incoming = event("a@example.com")
-    await world.handle(Incoming(incoming.body, incoming.content_type, redelivered=True))
+    suspect = await world.handle(again(incoming, Return(), redelivered=True))
+    assert ended(suspect) is Tier.TEN_SECONDS
+    assert not world.mailer.sent
+    assert await world.handle(again(incoming, suspect)) == Ack()
     assert [r.possible_duplicate for r in world.audit.records.values()] == [True]
+
+
+async def test_a_known_redelivery_needs_no_wait() -> None:
+    world = World()
+    await world.handle(event("a@example.com"))
+    assert await world.handle(again(event("a@example.com"), Return(), redelivered=True)) == Ack()
+    assert len(world.mailer.sent) == 1
+
+
+async def test_a_redelivery_waits_while_records_are_on_their_way_to_the_audit() -> None:
+    world = World()
+    incoming = event("a@example.com")
+    settlement: Settlement = Return()
+    world.audit.complete = False
+    for _ in range(3):
+        settlement = await world.handle(again(incoming, settlement, redelivered=True))
+        assert ended(settlement) is Tier.TEN_SECONDS
+    world.audit.complete = True
+    assert await world.handle(again(incoming, settlement)) == Ack()
+
+
+async def test_while_the_audit_cannot_be_asked_new_mail_flows_and_a_redelivery_waits() -> None:
+    world = World()
+    world.audit.away = True
+    assert await world.handle(event("a@example.com")) == Ack()
+    redelivered = await world.handle(again(event("b@example.com", id="2"), Return(), redelivered=True))
+    assert ended(redelivered) is Tier.TEN_SECONDS
+    assert [s.envelope.recipients for s in world.mailer.sent] == [("a@example.com",)]
+    assert [r.possible_duplicate for r in world.audit.records.values()] == [False]
 
 
 async def test_nothing_is_settled_before_the_audit_is_durable() -> None:
@@ -264,31 +312,35 @@ async def test_an_expired_event_is_recorded_and_not_sent() -> None:
     assert not world.mailer.sent
 
 
-async def test_not_before_is_waited_for_where_it_is_near_and_parked_where_it_is_far() -> None:
+async def test_not_before_is_waited_for_where_it_is_near_and_rests_in_a_tier_where_it_is_far() -> None:
     world = World(budget_s=5)
     soon = (datetime.now(UTC) + timedelta(seconds=0.05)).isoformat()
     far = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     assert await world.handle(event("a@example.com", not_before=soon)) == Ack()
-    parked = await world.handle(event("a@example.com", id="2", not_before=far))
-    assert isinstance(parked, Park)
-    assert parked.reason == "not_before"
+    resting = await world.handle(event("a@example.com", id="2", not_before=far))
+    assert ended(resting) is Tier.THIRTY_MINUTES
     assert len(world.mailer.sent) == 1
 
 
-async def test_stopping_returns_what_waits_for_a_retry() -> None:
+async def test_stopping_returns_what_waits_for_a_retry_with_its_progress() -> None:
     world = World({"a@example.com": [BUSY]}, first_wait_s=3)
     handled = asyncio.ensure_future(world.handle(event("a@example.com")))
     while not world.audit.records:
         await asyncio.sleep(0)
     world.pipeline.stop()
-    assert await handled == Return()
+    settlement = await handled
+    assert isinstance(settlement, Return)
+    assert read_progress(settlement.headers, ["a@example.com"]).attempt == 1
     assert world.audit.outcomes() == [("a@example.com", "deferred", 1)]
+    assert await World().handle(again(event("a@example.com"), settlement)) == Ack()
 
 
 async def test_stopping_begins_nothing_new() -> None:
     world = World()
     world.pipeline.stop()
-    assert await world.handle(event("a@example.com")) == Return()
+    settlement = await world.handle(event("a@example.com"))
+    assert isinstance(settlement, Return)
+    assert read_progress(settlement.headers, ["a@example.com"]).attempt == 0
     assert not world.mailer.sent
 
 
@@ -317,16 +369,15 @@ async def test_an_unreadable_secret_is_a_config_fault_and_no_other_record_is_use
     assert not world.mailer.sent
 
 
-async def test_the_accepted_keep_their_record_when_the_rest_is_parked() -> None:
-    world = World({"b@example.com": [BUSY] * 9})
-    settlement = await world.handle(event("a@example.com", "b@example.com"))
-    assert isinstance(settlement, Park)
-    assert settlement.pending == ("b@example.com",)
+async def test_the_accepted_keep_their_record_when_the_rest_is_tried_later() -> None:
+    world = World({"b@example.com": [BUSY] * 4})
+    incoming = event("a@example.com", "b@example.com")
+    settlement = await world.handle(incoming)
+    assert ended(settlement) is Tier.ONE_MINUTE
     assert ("a@example.com", "accepted", 1) in world.audit.outcomes()
-    world.mailer.scripts = {}
-    world.mailer._left.clear()
-    assert await world.handle(event("a@example.com", "b@example.com")) == Ack()
+    assert await world.handle(again(incoming, settlement)) == Ack()
     assert world.mailer.sent[-1].envelope.recipients == ("b@example.com",)
+    assert world.audit.outcomes()[-1] == ("b@example.com", "accepted", 5)
 
 
 async def test_a_mail_in_doubt_is_sent_again_with_the_same_bytes_and_marked() -> None:

@@ -12,9 +12,26 @@ MAX_FUNCTION_LINES = 45
 
 CORE = ("worker.delivery", "worker.message")
 LIBRARIES_OF_THE_EDGES = ("pika", "aiosmtplib", "opensearchpy", "sqlalchemy", "fastapi", "aiosmtpd", "uvicorn")
-ADAPTERS = ("worker.rabbit", "worker.smtp", "worker.audit", "worker.store", "worker.api", "worker.embedded")
+ADAPTERS = (
+    "worker.rabbit",
+    "worker.smtp",
+    "worker.audit",
+    "worker.store",
+    "worker.api",
+    "worker.embedded",
+    "worker.journal",
+)
 # Whoever stands above the adapters: the commands and the composition.
-COMPOSITION = ("worker.app", "worker.backends", "worker.demo", "worker.cli")
+COMPOSITION = (
+    "worker.app",
+    "worker.backends",
+    "worker.configs",
+    "worker.delivering",
+    "worker.embedding",
+    "worker.workshop",
+    "worker.demo",
+    "worker.cli",
+)
 
 
 def name_of(path: Path) -> str:

@@ -1,0 +1,223 @@
+"""How much of this worker one tenant and one provider may take, so that a slow one leaves room for the rest.
+
+An event is counted from its admission to its end, under its tenant (the event's scope) and under
+its provider (host and port of the record that serves it). One that finds a cap reached waits in a
+line (see `lines`) or is sent to rest in the broker, uncharged. Bulk may fill half of a cap, so that
+transactional mail always finds room; and where bulk has nothing under way it may have one, even
+beyond the cap, so that a flood of transactional mail never starves it.
+
+A cap is what the server shows to handle in a quarter of a minute, between a few and the bound that
+was set: whoever is fast may fill it, and of a slow one nothing is held for longer than the broker's
+shortest rest can bring back in time.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from random import random
+from typing import Self
+
+from schemas.smtp_config import Scope
+from worker.delivery.ports import Lane, Tier
+
+SHORT_HOPS = 6
+# Of one slow tenant 20,000 events may wait: pulled and put back every ten seconds they would keep a core busy.
+CROWDED_HOPS = 2
+# What is under way lasts a little longer than the shortest rest, so that no server idles while mail rests.
+_HELD_S = 15.0
+_FEWEST = 4
+_UNKNOWN = 50  # as long as nothing has ended, nobody knows how fast a server is
+_SMOOTHING_S = 5.0
+# Who has just begun is no slow one yet: so long, everybody may stand in line.
+GRACE_S = 0.25
+LONGEST_LINE_S = 1.0
+
+Provider = tuple[str, int]
+"""Host and port, as the record writes them."""
+
+Key = Scope | Provider
+
+
+class Cap(StrEnum):
+    """Which bound was reached."""
+
+    TENANT = "tenant"
+    PROVIDER = "provider"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No room now; `which` cap was reached, that of `key`."""
+
+    which: Cap
+    key: Key
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How many ends a second there were of late: exponentially smoothed, and right from the first one on."""
+
+    began: float
+    at: float
+    value: float = 0.0
+
+    def ended(self, now: float) -> None:
+        self.value = self.value * math.exp((self.at - now) / _SMOOTHING_S) + 1 / _SMOOTHING_S
+        self.at = now
+
+    def per_second(self, now: float) -> float:
+        known_for = max(now - self.began, GRACE_S)
+        return self.value * math.exp((self.at - now) / _SMOOTHING_S) / (1 - math.exp(-known_for / _SMOOTHING_S))
+
+
+@dataclass(slots=True)
+class _Count:
+    """What is under way of one tenant or provider; `all` includes `bulk`."""
+
+    pace: _Pace
+    all: int = 0
+    bulk: int = 0
+
+
+class _Bound:
+    """One cap for each key; a key with nothing under way takes no memory."""
+
+    def __init__(self, which: Cap, cap: int) -> None:
+        self.which = which
+        self._cap = cap
+        self._counts: dict[Key, _Count] = {}
+
+    def has_room(self, key: Key, now: float, *, bulk: bool) -> bool:
+        count = self._counts.get(key)
+        if count is None or (bulk and count.bulk == 0):
+            return True
+        if count.all < _FEWEST and not bulk:
+            return count.all < self._cap
+        cap = self._allowed(count, now)
+        return count.all < cap and not (bulk and count.bulk >= max(1, cap // 2))
+
+    def enter(self, key: Key, now: float, *, bulk: bool) -> None:
+        count = self._counts.get(key)
+        if count is None:
+            count = self._counts[key] = _Count(_Pace(now, now))
+        count.all += 1
+        count.bulk += bulk
+
+    def leave(self, key: Key, now: float, *, bulk: bool) -> None:
+        count = self._counts[key]
+        count.all -= 1
+        count.bulk -= bulk
+        count.pace.ended(now)
+        if count.all == 0:
+            del self._counts[key]
+
+    def line_room(self, key: Key, now: float) -> float:
+        count = self._counts.get(key)
+        if count is None or now - count.pace.began < GRACE_S:
+            return math.inf
+        return count.pace.per_second(now) * LONGEST_LINE_S
+
+    def under_way(self, key: Key) -> int:
+        count = self._counts.get(key)
+        return count.all if count else 0
+
+    def _allowed(self, count: _Count, now: float) -> int:
+        if count.pace.value == 0.0:
+            return min(_UNKNOWN, self._cap)
+        return min(self._cap, max(_FEWEST, int(count.pace.per_second(now) * _HELD_S)))
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+
+class Ticket:
+    """An admitted event's place, until `leave`; also a context manager that leaves at its end."""
+
+    __slots__ = ("_admission", "_bulk", "_left", "_provider", "_scope")
+
+    def __init__(self, admission: "Admission", scope: Scope, provider: Provider, *, bulk: bool) -> None:
+        """Made by `Admission.try_enter`."""
+        self._admission = admission
+        self._scope = scope
+        self._provider = provider
+        self._bulk = bulk
+        self._left = False
+
+    def leave(self) -> None:
+        """Give the place back; a second time does nothing."""
+        if not self._left:
+            self._left = True
+            self._admission._left(self._scope, self._provider, bulk=self._bulk)  # noqa: SLF001 - its own part
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+
+class Admission:
+    """The two caps of one process; every call is O(1), and memory is bounded by what is under way."""
+
+    def __init__(self, per_tenant: int, per_provider: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start empty; `clock` tells seconds. Raises ValueError for a cap below one, which would admit nothing."""
+        if per_tenant < 1 or per_provider < 1:
+            raise ValueError("a cap of events under way is one at least")
+        self._tenants = _Bound(Cap.TENANT, per_tenant)
+        self._providers = _Bound(Cap.PROVIDER, per_provider)
+        self._clock = clock
+        self.on_leave: Callable[[Scope, Provider], None] | None = None
+        """Told of each place that is given back."""
+
+    def refuse_early(self, scope: Scope, lane: Lane) -> Refusal | None:
+        """Refuse an event whose tenant's line stands still, before anything is looked up; None: `try_enter` decides.
+
+        What makes a flood cheap: of 20,000 events nearly all end here.
+        """
+        if self._tenants.has_room(scope, self._clock(), bulk=lane is Lane.BULK):
+            return None
+        refusal = Refusal(Cap.TENANT, scope)
+        return refusal if self.line_room(refusal) < 1 else None
+
+    def try_enter(self, scope: Scope, provider: Provider, lane: Lane) -> Ticket | Refusal:
+        """Admit an event of `scope` to `provider`, or say which cap is reached; the tenant's is looked at first."""
+        bulk, now = lane is Lane.BULK, self._clock()
+        if not self._tenants.has_room(scope, now, bulk=bulk):
+            return Refusal(Cap.TENANT, scope)
+        if not self._providers.has_room(provider, now, bulk=bulk):
+            return Refusal(Cap.PROVIDER, provider)
+        self._tenants.enter(scope, now, bulk=bulk)
+        self._providers.enter(provider, now, bulk=bulk)
+        return Ticket(self, scope, provider, bulk=bulk)
+
+    def line_room(self, refusal: Refusal) -> float:
+        """How many may stand in line before the cap that refused: what will have found room within a second."""
+        bound = self._tenants if refusal.which is Cap.TENANT else self._providers
+        return bound.line_room(refusal.key, self._clock())
+
+    def under_way(self, scope: Scope) -> int:
+        """Return how many events of a tenant are admitted now."""
+        return self._tenants.under_way(scope)
+
+    def __len__(self) -> int:
+        """How many tenants and providers are remembered."""
+        return len(self._tenants) + len(self._providers)
+
+    def _left(self, scope: Scope, provider: Provider, *, bulk: bool) -> None:
+        now = self._clock()
+        self._tenants.leave(scope, now, bulk=bulk)
+        self._providers.leave(provider, now, bulk=bulk)
+        if self.on_leave is not None:
+            self.on_leave(scope, provider)
+
+
+def hop_tier(hops: int, draw: Callable[[], float] = random, *, short: int = SHORT_HOPS) -> tuple[Tier, float]:
+    """Return where an event rests that has rested `hops` times in a row before, and for how many seconds.
+
+    Ten seconds' tier for the first `short` times (5 to 10 s), later the minute's (30 to 60 s). `draw`
+    gives numbers of [0, 1): what was turned away together must not come back together.
+    """
+    tier = Tier.TEN_SECONDS if hops < short else Tier.ONE_MINUTE
+    return tier, tier.seconds * (1 + draw()) / 2

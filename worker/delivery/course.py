@@ -1,0 +1,329 @@
+"""One delivery of one event, step by step: what is known of it, whether it may go now, and what then became of it.
+
+Each step either passes the event on or ends the delivery with a settlement; whatever ends it has
+been recorded before. A rest in a tier is no end: the event comes back with its progress.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from random import random
+
+import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
+from tenacity.wait import wait_exponential_jitter
+
+from schemas.audit import Outcome
+from schemas.event import EmailEvent
+from schemas.smtp_config import Scope, SmtpConfig
+from worker.delivery.admission import CROWDED_HOPS, SHORT_HOPS, Admission, Refusal
+from worker.delivery.attempts import Attempts, Judged, Outlets
+from worker.delivery.breakers import BreakerKey, Breakers, Change, Probe, Waits
+from worker.delivery.large import off_loop_if_large
+from worker.delivery.lines import Lines
+from worker.delivery.lookups import Known, look_up
+from worker.delivery.ports import (
+    AuditLookup,
+    AuditSink,
+    ConfigSource,
+    Incoming,
+    Lane,
+    Later,
+    Mailer,
+    Park,
+    Return,
+    ScopedConfigs,
+    Settlement,
+)
+from worker.delivery.progress import Progress
+from worker.delivery.records import RecordWriter
+from worker.delivery.resolution import Resolved, Unresolved, resolve
+from worker.delivery.retry import Interrupted, RetryPolicy
+from worker.delivery.schedule import NEAR_S, Exhausted, Expired, hop_rest, rest_towards
+from worker.delivery.settling import Decision, Round, end_of, settle
+from worker.errors import AuditUnavailable, RenderError, SecretKeyMissing, SecretUnreadable, StoreUnavailable
+from worker.message import ConfigFaultReason, Rendered, choose_sender, render
+
+log = structlog.get_logger(__name__)
+
+# RabbitMQ gives a consumer 30 minutes for a delivery: nothing is held longer than 12.
+_STORE_PATIENCE_S = 600.0
+_UNBOUNDED = 1_000_000
+
+
+def _tell_nobody(_: Change) -> None:
+    """One replica alone has nobody to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelinePorts:
+    """The outside that one pipeline works with; `share` tells other replicas of a breaker's change."""
+
+    configs: ConfigSource
+    mailer: Mailer
+    audit: AuditSink
+    lookup: AuditLookup
+    breakers: Breakers = field(default_factory=Breakers)
+    lines: Lines = field(default_factory=lambda: Lines(Admission(_UNBOUNDED, _UNBOUNDED)))
+    share: Callable[[Change], None] = _tell_nobody
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What all deliveries of a process have in common; `sleep` raises Interrupted once it stops."""
+
+    policy: RetryPolicy
+    sleep: Callable[[float], Awaitable[None]]
+    stopping: Callable[[], bool]
+    jitter: Callable[[], float] = random
+
+
+class Course:
+    """One delivery of one event; `run` is called once."""
+
+    def __init__(
+        self,
+        ports: PipelinePorts,
+        conditions: Conditions,
+        event: EmailEvent,
+        incoming: Incoming,
+        progress: Progress,
+        writer: RecordWriter,
+    ) -> None:
+        """Nothing is done yet; `progress` is what the event brought along."""
+        self._ports = ports
+        self._conditions = conditions
+        self._event = event
+        self._incoming = incoming
+        self._progress = replace(progress, first_seen=progress.first_seen or writer.stopwatch.received)
+        self._writer = writer
+        self._suspect = incoming.redelivered or progress.suspect
+
+    async def run(self) -> Settlement:
+        """Take every step until one ends the delivery."""
+        early = self._rest_until_due() or await self._rest_in_a_crowd() or await self._see_what_is_known()
+        if early is not None:
+            return early
+        expires_at = self._event.data.expires_at
+        if expires_at is not None and expires_at <= self._writer.stopwatch.received:
+            await self._record_all(Outcome.EXPIRED, "expires_at passed before delivery")
+            return end_of(self._progress)
+        try:
+            await self._wait_until_due()
+            return await self._resolve_and_send()
+        except Interrupted:
+            return Return(self._progress.headers())
+
+    async def _rest_in_a_crowd(self) -> Settlement | None:
+        """Turn away at once what could only wait behind its tenant's other mail: a flood has to be cheap."""
+        refusal = self._ports.lines.refuse_early(self._event.scope, self._incoming.lane)
+        return None if refusal is None else await self._rest_for_room(refusal)
+
+    # What is known
+
+    async def _see_what_is_known(self) -> Settlement | None:
+        """Ask the audit, and take out who has an end; whoever may have been sent to waits until that is sure."""
+        try:
+            known = await look_up(self._event, self._progress, self._ports.lookup, suspect=self._suspect)
+        except AuditUnavailable:
+            if self._suspect:
+                return self._rest_as_suspect()
+            # Mail flows on: a second acceptance would show when the records are shipped (see audit/bulk).
+            known = Known(self._pending, (), anything=False)
+        if self._suspect and known.pending and self._still_unsure(known):
+            return self._rest_as_suspect()
+        self._writer.possible_duplicate = self._suspect
+        self._writer.doubtful = frozenset(self._progress.doubtful)
+        self._take_over(known)
+        if known.pending:
+            return None
+        log.info("event is recorded already: nothing left to send")
+        return end_of(self._progress)
+
+    def _still_unsure(self, known: Known) -> bool:
+        """Records may be in an outbox still, or in the journal of a neighbour that crashed and is coming up."""
+        return not self._ports.lookup.complete or not (known.anything or self._progress.suspect)
+
+    def _take_over(self, known: Known) -> None:
+        # Once suspect, always suspect: whatever is sent from now on may be a second one.
+        progress = replace(self._progress, pending=known.pending, suspect=self._suspect)
+        if known.in_doubt:
+            detail = "the server may have the mail already, and the event asks to hold it then"
+            progress = replace(
+                progress,
+                held=(*progress.held, *known.in_doubt),
+                held_reason=progress.held_reason or Outcome.IN_DOUBT.value,
+                held_detail=progress.held_detail or detail,
+            )
+        self._progress = progress
+
+    @property
+    def _pending(self) -> tuple[str, ...]:
+        pending = self._progress.pending
+        return self._event.data.recipients() if pending is None else pending
+
+    # When it is due
+
+    def _seconds_to_go(self) -> float:
+        due = [each for each in (self._progress.due, self._event.data.not_before) if each is not None]
+        return (max(due) - datetime.now(UTC)).total_seconds() if due else 0.0
+
+    def _rest_until_due(self) -> Settlement | None:
+        seconds = self._seconds_to_go()
+        if seconds <= NEAR_S:
+            return None
+        rest = rest_towards(seconds)
+        return Later(rest.tier, rest.wait_s, replace(self._progress, suspect=self._suspect).headers())
+
+    async def _wait_until_due(self) -> None:
+        seconds = self._seconds_to_go()
+        if seconds > 0:
+            await self._conditions.sleep(seconds)
+
+    # Whether it may go
+
+    async def _resolve_and_send(self) -> Settlement:
+        began = time.perf_counter()
+        try:
+            stored = await self._configs_for(self._event.scope)
+        except (SecretUnreadable, SecretKeyMissing) as error:
+            return await self._park(Outcome.CONFIG_FAULT, f"secret: {error}")
+        self._writer.stopwatch.resolve_ms = _ms_since(began)
+        match resolve(self._event.scope, stored):
+            case Unresolved(looked_at):
+                reason = f"no SMTP record for {', '.join(str(s) for s in looked_at)}"
+                return await self._park(Outcome.UNCONFIGURED, reason)
+            case Resolved(config):
+                self._writer.config = config
+                return await self._send_if_admitted(config)
+
+    async def _configs_for(self, scope: Scope) -> ScopedConfigs:
+        """Read the records; while the store is away, wait for it as long as a queue lets us."""
+        try:
+            return await self._ports.configs.configs_for(scope)
+        except StoreUnavailable:
+            log.warning("the config store is away: waiting")
+        patient = AsyncRetrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=wait_exponential_jitter(multiplier=1, max=15),
+            stop=stop_after_delay(_STORE_PATIENCE_S),
+            sleep=self._conditions.sleep,
+            reraise=True,
+        )
+        return await patient(self._ports.configs.configs_for, scope)
+
+    async def _send_if_admitted(self, config: SmtpConfig) -> Settlement:
+        place = await self._ports.lines.enter(self._event.scope, (config.host, config.port), self._incoming.lane)
+        if isinstance(place, Refusal):
+            return await self._rest_for_room(place)
+        with place:
+            return await self._send_if_unbroken(config)
+
+    async def _send_if_unbroken(self, config: SmtpConfig) -> Settlement:
+        key = BreakerKey.of(config)
+        match self._ports.breakers.check(key, time.time()):
+            case Waits(_, reason):
+                told = f"the SMTP record does not work ({reason}): waiting for its next trial, or for another version"
+                return await self._rest(Outcome.CONFIG_FAULT, told)
+            case Probe(change):
+                self._ports.share(change)
+                try:
+                    return await self._render_and_send(config, key)
+                finally:  # whatever ended it: a probe that found nothing out must not look as if it went on
+                    self._tell(self._ports.breakers.undecided(key, time.time()))
+            case _:
+                return await self._render_and_send(config, key)
+
+    # Sending, and what came of it
+
+    async def _render_and_send(self, config: SmtpConfig, key: BreakerKey) -> Settlement:
+        sender = choose_sender(self._event, config)
+        if isinstance(sender, ConfigFaultReason):
+            return await self._park(Outcome.CONFIG_FAULT, f"{sender.code}: {sender.detail}")
+        began = time.perf_counter()
+        try:
+            sender = replace(sender, bulk=self._incoming.lane is Lane.BULK)
+            rendered = await off_loop_if_large(self._incoming.body, render, self._event, sender)
+        except RenderError as error:
+            return await self._park(Outcome.INVALID, str(error))
+        self._writer.stopwatch.render_ms = _ms_since(began)
+        self._writer.message_id = rendered.message.message_id
+        return await self._send(config, key, rendered)
+
+    async def _send(self, config: SmtpConfig, key: BreakerKey, rendered: Rendered) -> Settlement:
+        if self._conditions.stopping():
+            raise Interrupted
+
+        def observe(judged: Iterable[Judged]) -> None:
+            self._tell(self._ports.breakers.learned(key, [one.answer for one in judged], time.time()))
+
+        ports, conditions = self._ports, self._conditions
+        outlets = Outlets(ports.mailer, ports.audit, observe)
+        attempts = Attempts(outlets, config, rendered, self._writer, self._progress)
+        finished = await attempts.run(conditions.policy, conditions.sleep)
+        decision = settle(finished, self._round())
+        await self._record_decided(attempts, decision)
+        return decision.settlement
+
+    def _round(self) -> Round:
+        conditions, now = self._conditions, datetime.now(UTC)
+        return Round(
+            self._event, self._incoming.lane, self._progress, conditions.policy, now, jitter=conditions.jitter()
+        )
+
+    async def _record_decided(self, attempts: Attempts, decision: Decision) -> None:
+        for one in decision.to_record:
+            await attempts.record(one.judged, one.outcome, one.next_attempt_at)
+
+    def _tell(self, change: Change | None) -> None:
+        if change is not None:
+            self._ports.share(change)
+
+    # Ends and rests that no attempt led to
+
+    async def _park(self, outcome: Outcome, reason: str) -> Settlement:
+        await self._record_all(outcome, reason)
+        pending = (*self._pending, *self._progress.held)
+        left = replace(self._progress, attempt=self._progress.attempt + 1, pending=pending, held=())
+        return Park(outcome.value, reason, pending, left.headers())
+
+    async def _rest_for_room(self, refusal: Refusal) -> Settlement:
+        reason = f"as many mails of this {refusal.which.value} are under way as its server keeps up with"
+        return await self._rest(Outcome.THROTTLED, reason, short=CROWDED_HOPS)
+
+    async def _rest(self, outcome: Outcome, reason: str, short: int = SHORT_HOPS) -> Settlement:
+        """Rest uncharged; recorded where the rest before was not one of this kind."""
+        this, rest = self._round(), hop_rest(self._progress.hops, self._conditions.jitter(), short=short)
+        match this.too_late(rest.until(this.now)):
+            case Expired():
+                await self._record_all(Outcome.EXPIRED, "expires_at would have passed before the next try")
+                return end_of(self._progress)
+            case Exhausted():
+                return await self._park(Outcome.EXHAUSTED, reason)
+        progress = replace(self._progress, suspect=self._suspect)
+        if progress.resting != outcome.value:
+            await self._record_all(outcome, reason, next_attempt_at=rest.until(this.now))
+            progress = replace(progress, attempt=progress.attempt + 1, resting=outcome.value)
+        return Later(rest.tier, rest.wait_s, replace(progress, hops=progress.hops + 1).headers())
+
+    def _rest_as_suspect(self) -> Settlement:
+        """Wait for a crashed neighbour's journal, or for the outbox; nothing is known, so nothing is recorded."""
+        rest = hop_rest(self._progress.hops, 1.0)
+        progress = replace(self._progress, suspect=True, hops=self._progress.hops + 1)
+        log.info("event was delivered before and nobody knows what came of it: waiting", seconds=rest.wait_s)
+        return Later(rest.tier, rest.wait_s, progress.headers())
+
+    async def _record_all(self, outcome: Outcome, reason: str, next_attempt_at: datetime | None = None) -> None:
+        attempt = self._progress.attempt + 1
+        found = [
+            self._writer.plain(outcome, reason, recipient, attempt, next_attempt_at=next_attempt_at)
+            for recipient in self._pending
+        ]
+        await self._ports.audit.write(found)
+        if next_attempt_at is None:
+            log.warning("event ends without mail", outcome=outcome.value, reason=reason)
+
+
+def _ms_since(began: float) -> float:
+    return (time.perf_counter() - began) * 1000

@@ -1,0 +1,241 @@
+"""What a reader of the config topic knows, as a state that only messages change.
+
+Versions decide, never the order of arrival: for each (scope, name) the highest version counts, and of
+a put and a delete with the same version the delete. A delete is remembered for good, as the store
+remembers it; that is one number for each name that ever was.
+
+A snapshot repairs in two ways. It holds the deletes of the store, which outrank what they deleted. And
+once it is whole, what it leaves out and was last heard of before it began is dropped: the store was
+read after the beginning was published, so it did not have that any more. What was published while the
+snapshot was made stands behind its beginning and stays. A snapshot without its end, or with fewer
+changes than its end counts, drops nothing.
+
+A position is the message's place in the topic: a number that grows from message to message.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from schemas.config_change import (
+    Changes,
+    Delete,
+    Feature,
+    Marker,
+    Message,
+    PublishedConfig,
+    Put,
+    SnapshotBegin,
+    SnapshotEnd,
+)
+from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig, label
+from worker.delivery.ports import ScopedConfigs
+from worker.errors import SecretKeyMissing, SecretUnreadable
+
+OpenSecret = Callable[[str], str]
+"""Opens a sealed password; raises SecretUnreadable or SecretKeyMissing."""
+
+# Publishers that died in the middle leave a beginning without an end behind.
+MAX_OPEN_SNAPSHOTS = 16
+MAX_ENDED_SNAPSHOTS = 1000
+# The same version sealed anew, after the keys were changed.
+_MAX_SECRETS = 4
+
+_Key = tuple[Scope, str | None]  # None: the scope's feature
+
+
+@dataclass(slots=True)
+class _Known:
+    """One (scope, name). A record is kept as its JSON, a fifth of what it takes as an object, until its first use."""
+
+    version: int
+    position: int
+    order: int = 0
+    packed: bytes | None = None  # None: deleted
+    secrets: tuple[str, ...] = ()
+    opened: SmtpConfig | None = None
+
+    @property
+    def lives(self) -> bool:
+        return self.packed is not None
+
+    def open(self, open_secret: OpenSecret) -> SmtpConfig | None:
+        """The record, opened at its first use; None where it is deleted."""
+        if self.opened is None and self.packed is not None:
+            password = _first_opened(self.secrets, open_secret) if self.secrets else None
+            self.opened = PublishedConfig.model_validate_json(self.packed).opened(password)
+        return self.opened
+
+
+@dataclass(slots=True)
+class _KnownFeature:
+    version: int
+    position: int
+    on: bool
+
+
+@dataclass(slots=True)
+class _OpenSnapshot:
+    began: int
+    seen: set[_Key] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRead:
+    """A snapshot has ended: whether all of it was read, and how many things it made go away."""
+
+    snapshot: str
+    complete: bool
+    dropped: int = 0
+
+
+class KnownConfigs:
+    """The records, deletes and features that the messages so far amount to."""
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self._records: dict[Scope, dict[str, _Known]] = {}
+        self._features: dict[Scope, _KnownFeature] = {}
+        self._snapshots: dict[str, _OpenSnapshot] = {}
+        self._ended: deque[str] = deque(maxlen=MAX_ENDED_SNAPSHOTS)
+        self.snapshots_read = 0
+
+    def __len__(self) -> int:
+        """How many records there are; deleted ones don't count."""
+        return sum(known.lives for names in self._records.values() for known in names.values())
+
+    def apply(self, message: Message, position: int) -> SnapshotRead | None:
+        """Take one message in; what it says of a snapshot's end is returned."""
+        match message:
+            case Changes():
+                self._apply_changes(message, position)
+            case SnapshotBegin():
+                self._begin(message.snapshot, position)
+            case SnapshotEnd():
+                return self._end(message)
+            case Marker():
+                pass
+        return None
+
+    def configs_for(self, scope: Scope, open_secret: OpenSecret) -> ScopedConfigs:
+        """The default record of each scope in the lineage, and whether the org's counts.
+
+        An unreadable password is an error where its record would be used; a record that another one
+        outranks, or of an org whose feature is off, is left out instead.
+        """
+        feature = self._features.get(scope)
+        enabled = feature is not None and feature.on
+        used = self._used(scope, org_enabled=enabled)
+        found = {wider: self._open(wider, open_secret, needed=wider == used) for wider in scope.lineage()}
+        return ScopedConfigs({wider: config for wider, config in found.items() if config}, org_enabled=enabled)
+
+    def _used(self, scope: Scope, *, org_enabled: bool) -> Scope | None:
+        """The scope in the lineage whose record sends, if any."""
+        counting = (each for each in scope.lineage() if org_enabled or each.level is not ScopeLevel.ORG)
+        return next((each for each in counting if self._default(each)[1] is not None), None)
+
+    def _open(self, scope: Scope, open_secret: OpenSecret, *, needed: bool) -> SmtpConfig | None:
+        name, known = self._default(scope)
+        if known is None:
+            return None
+        try:
+            return known.open(open_secret)
+        except SecretUnreadable as error:
+            if needed:
+                msg = f"{label(scope, name)}: {error}"
+                raise SecretUnreadable(msg) from None
+        except SecretKeyMissing:
+            if needed:
+                raise
+        return None
+
+    def _default(self, scope: Scope) -> tuple[str, _Known | None]:
+        living = [(known.order, name, known) for name, known in self._records.get(scope, {}).items() if known.lives]
+        _, name, known = min(living, default=(0, "", None))
+        return name, known
+
+    def _apply_changes(self, message: Changes, position: int) -> None:
+        snapshot = self._snapshots.get(message.snapshot) if message.snapshot else None
+        for change in message.items:
+            match change:
+                case Put():
+                    self._put(change, position)
+                case Delete():
+                    self._delete(change, position)
+                case Feature():
+                    self._set_feature(change, position)
+            if snapshot is not None:
+                snapshot.seen.add(_key(change))
+
+    def _put(self, put: Put, position: int) -> None:
+        names = self._records.setdefault(put.scope, {})
+        known = names.get(put.name)
+        secrets = (put.secret,) if put.secret else ()
+        if known is None or put.version > known.version:
+            names[put.name] = _Known(put.version, position, put.order, put.config.model_dump_json().encode(), secrets)
+        elif put.version == known.version and known.lives:
+            known.position = max(known.position, position)
+            if put.secret and put.secret not in known.secrets:
+                known.secrets = (*known.secrets, put.secret)[-_MAX_SECRETS:]
+
+    def _delete(self, delete: Delete, position: int) -> None:
+        names = self._records.setdefault(delete.scope, {})
+        known = names.get(delete.name)
+        if known is None or delete.version >= known.version:
+            names[delete.name] = _Known(delete.version, position)
+
+    def _set_feature(self, feature: Feature, position: int) -> None:
+        known = self._features.get(feature.scope)
+        if known is None or feature.version > known.version:
+            self._features[feature.scope] = _KnownFeature(feature.version, position, feature.org_smtp)
+        elif feature.version == known.version:
+            known.position = max(known.position, position)
+
+    def _begin(self, snapshot: str, position: int) -> None:
+        # A mark that stands twice: the first beginning is the stricter one, and an end is final.
+        if snapshot in self._snapshots or snapshot in self._ended:
+            return
+        self._snapshots[snapshot] = _OpenSnapshot(position)
+        while len(self._snapshots) > MAX_OPEN_SNAPSHOTS:
+            del self._snapshots[next(iter(self._snapshots))]
+
+    def _end(self, end: SnapshotEnd) -> SnapshotRead | None:
+        if end.snapshot in self._ended:
+            return None
+        snapshot = self._snapshots.get(end.snapshot)
+        if snapshot is None or len(snapshot.seen) != end.count:
+            return SnapshotRead(end.snapshot, complete=False)
+        del self._snapshots[end.snapshot]
+        self._ended.append(end.snapshot)
+        self.snapshots_read += 1
+        return SnapshotRead(end.snapshot, complete=True, dropped=self._drop_absent(snapshot))
+
+    def _drop_absent(self, snapshot: _OpenSnapshot) -> int:
+        """Forget altogether, versions too: the right store's snapshot may follow that of a wrong one."""
+        before = len(self) + len(self._features)
+        for scope, names in self._records.items():
+            self._records[scope] = {
+                name: known
+                for name, known in names.items()
+                if not known.lives or known.position >= snapshot.began or (scope, name) in snapshot.seen
+            }
+        self._features = {
+            scope: feature
+            for scope, feature in self._features.items()
+            if feature.position >= snapshot.began or (scope, None) in snapshot.seen
+        }
+        return before - len(self) - len(self._features)
+
+
+def _first_opened(secrets: tuple[str, ...], open_secret: OpenSecret) -> str:
+    *older, newest = secrets
+    try:
+        return open_secret(newest)
+    except SecretUnreadable:
+        if not older:
+            raise
+        return _first_opened(tuple(older), open_secret)
+
+
+def _key(change: Put | Delete | Feature) -> _Key:
+    return (change.scope, None) if isinstance(change, Feature) else (change.scope, change.name)

@@ -1,0 +1,102 @@
+"""Lines before the caps: whoever will find room within a second waits for it here, and need not rest in the broker.
+
+As long as a line moves, standing in it is quicker and cheaper than the way through a tier. A line
+that stands still is sent away: what waits in it would keep this worker from taking other tenants'
+mail. How long a line may be follows from how fast it moves (see `Admission.line_room`).
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from schemas.smtp_config import Scope
+from worker.delivery.admission import GRACE_S, Admission, Key, Provider, Refusal, Ticket
+from worker.delivery.ports import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    scope: Scope
+    provider: Provider
+    lane: Lane
+    answered: asyncio.Future[Ticket | Refusal]
+
+
+class Lines:
+    """The lines before the caps of one Admission; a line that is empty takes no memory."""
+
+    def __init__(self, admission: Admission) -> None:
+        """Take over the admission: places that are given back go to the lines first."""
+        self._admission = admission
+        self._lines: dict[Key, deque[_Waiting]] = {}
+        admission.on_leave = self._left
+
+    def refuse_early(self, scope: Scope, lane: Lane) -> Refusal | None:
+        """See `Admission.refuse_early`."""
+        return self._admission.refuse_early(scope, lane)
+
+    async def enter(self, scope: Scope, provider: Provider, lane: Lane) -> Ticket | Refusal:
+        """Admit an event, at once or after a moment; a Refusal means that it had better rest."""
+        found = self._admission.try_enter(scope, provider, lane)
+        if isinstance(found, Ticket):
+            return found
+        if len(self._lines.get(found.key, ())) >= self._admission.line_room(found):
+            return found
+        waiting = _Waiting(scope, provider, lane, asyncio.get_running_loop().create_future())
+        self._stand(found, waiting)
+        try:
+            return await waiting.answered
+        except asyncio.CancelledError:
+            if waiting.answered.done() and not waiting.answered.cancelled():
+                answer = waiting.answered.result()
+                if isinstance(answer, Ticket):
+                    answer.leave()
+            raise
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._lines.values()))
+
+    def _stand(self, refusal: Refusal, waiting: _Waiting) -> None:
+        line = self._lines.get(refusal.key)
+        if line is None:
+            line = self._lines[refusal.key] = deque()
+            self._look_later(refusal)
+        line.append(waiting)
+
+    def _left(self, scope: Scope, provider: Provider) -> None:
+        for key in (scope, provider):
+            if key in self._lines:
+                self._admit(key)
+
+    def _admit(self, key: Key) -> None:
+        """Let in whoever stands first, as long as there is room."""
+        line = self._lines[key]
+        while line:
+            first = line[0]
+            if not first.answered.done():  # else its event was cancelled
+                found = self._admission.try_enter(first.scope, first.provider, first.lane)
+                if isinstance(found, Refusal) and found.key == key:
+                    return
+                if isinstance(found, Refusal):
+                    self._stand(found, first)
+                else:
+                    first.answered.set_result(found)
+            line.popleft()
+
+    def _look_later(self, refusal: Refusal) -> None:
+        asyncio.get_running_loop().call_later(GRACE_S, self._look, refusal)
+
+    def _look(self, refusal: Refusal) -> None:
+        """Send away who came last of a line that moves too slowly."""
+        line = self._lines[refusal.key]
+        self._admit(refusal.key)
+        room = self._admission.line_room(refusal)
+        while len(line) > room:
+            last = line.pop()
+            if not last.answered.done():
+                last.answered.set_result(refusal)
+        if line:
+            self._look_later(refusal)
+        else:
+            del self._lines[refusal.key]
