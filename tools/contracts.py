@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from schemas.audit import AuditRecord
+from schemas.config_change import ConfigMessage
 from schemas.event import KINDS, Envelope
 from schemas.smtp_config import SmtpConfig
 from worker import __version__
@@ -48,16 +49,17 @@ def outdated() -> list[Path]:
     return stale + [path for path in PUBLISHED.iterdir() if path not in wanted]
 
 
-def _models() -> dict[str, type[BaseModel]]:
+def _models() -> dict[str, Any]:
     return {
         "cloudevent-envelope": Envelope,
         "smtp-config": SmtpConfig,
+        "config-topic-message": ConfigMessage,
         "audit-record": AuditRecord,
         **dict(sorted(KINDS.items())),
     }
 
 
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
+def _schema(model: Any) -> dict[str, Any]:
     schema = TypeAdapter(model).json_schema(ref_template="#/$defs/{model}")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

@@ -12,6 +12,7 @@ import ssl
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -23,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig, TlsMode, label, tls_from_flags
+from worker.cli_config_publish import EmptyStore, snapshot_store, tell_topic
 from worker.errors import PostboteError, SecretKeyMissing, SecretUnreadable, SettingsError
 
 if TYPE_CHECKING:  # SQLAlchemy takes a third of a second to import: only the commands that need it wait for it
@@ -142,9 +144,11 @@ def delete_record(
     _pick(_run(lambda store: store.summaries(owner)), owner, name)
     if not yes:
         _confirm(f"Delete {label(owner, name)}?")
-    if not _run(lambda store: store.delete(owner, name)):
+    deleted, untold = _run(lambda store: _changing(store, owner, store.delete(owner, name)))
+    if not deleted:
         _fail(f"name: {label(owner, name)} is gone already", NOT_AVAILABLE)
     typer.echo(f"deleted {label(owner, name)}")
+    _fail_if(untold)
 
 
 @config_app.command("feature")
@@ -157,8 +161,24 @@ def org_feature(
     org = _parse_scope(scope)
     if org.level is not ScopeLevel.ORG:
         _fail(f"scope: {org} has no such feature, orgs have: give org:PARTNER/NAME")
-    _run(lambda store: store.set_org_feature(org, on=on))
+    _, untold = _run(lambda store: _changing(store, org, store.set_org_feature(org, on=on)))
     typer.echo(f"SMTP records of {org} are {'on' if on else 'off'}")
+    _fail_if(untold)
+
+
+@config_app.command("publish-snapshot")
+def publish_snapshot(
+    *,
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Even if the store holds no records")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Delete the topic first: the store came from a backup")] = False,
+    json: Json = False,
+) -> None:
+    """Publish every record to the config topic; what the store does not hold goes away there, too."""
+    found = _run(lambda store: snapshot_store(store, allow_empty=allow_empty, anew=anew))
+    if json:
+        _print_json(asdict(found))
+    else:
+        typer.echo(f"published {found.records} records, {found.deletes} deletes and {found.features} features")
 
 
 def _run(work: Callable[[ConfigStore], Awaitable[T]]) -> T:
@@ -170,13 +190,19 @@ def _run(work: Callable[[ConfigStore], Awaitable[T]]) -> T:
         return asyncio.run(inside())
 
 
+async def _changing(store: ConfigStore, scope: Scope, change: Awaitable[T]) -> tuple[T, str | None]:
+    """What `change` returns, and what to say where the config topic could not be told of it."""
+    changed = await change
+    return changed, await tell_topic(store, scope)
+
+
 @contextmanager
 def _failing_readably() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
         _fail("\n".join(_explain(error)))
-    except (SettingsError, SecretKeyMissing, SecretUnreadable) as error:
+    except (SettingsError, SecretKeyMissing, SecretUnreadable, EmptyStore) as error:
         _fail(str(error))
     except PostboteError as error:
         _fail(str(error), NOT_AVAILABLE)
@@ -185,6 +211,11 @@ def _failing_readably() -> Iterator[None]:
 def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
     typer.echo(message, err=True)
     raise typer.Exit(code)
+
+
+def _fail_if(untold: str | None) -> None:
+    if untold is not None:
+        _fail(untold, NOT_AVAILABLE)
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
@@ -263,12 +294,12 @@ def _save(given: dict[str, Any], *, as_json: bool) -> None:
     with _failing_readably():
         config = SmtpConfig.model_validate({field: value for field, value in given.items() if value is not None})
 
-    async def put(store: ConfigStore) -> tuple[Sequence[RecordSummary], bool]:
-        await store.put(config)
+    async def put(store: ConfigStore) -> tuple[Sequence[RecordSummary], bool, str | None]:
+        _, untold = await _changing(store, config.scope, store.put(config))
         is_org = config.scope.level is ScopeLevel.ORG
-        return await store.summaries(config.scope), not is_org or await store.org_feature(config.scope)
+        return await store.summaries(config.scope), not is_org or await store.org_feature(config.scope), untold
 
-    stored, counts = _run(put)
+    stored, counts, untold = _run(put)
     summary = _pick(stored, config.scope, config.display_name)
     if as_json:
         _print_json(summary.to_json())
@@ -276,6 +307,7 @@ def _save(given: dict[str, Any], *, as_json: bool) -> None:
         typer.echo(f"saved {label(summary.scope, summary.name)}, version {summary.fields['version']}")
         _print_warnings(summary)
     _print_notices(summary, stored[0], counts=counts)
+    _fail_if(untold)
 
 
 def _pick(summaries: Sequence[RecordSummary], scope: Scope, name: str | None) -> RecordSummary:

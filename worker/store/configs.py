@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from sqlalchemy import RowMapping, Select, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from schemas.config_change import Delete, Feature, Put
 from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig, label
 from worker.delivery.ports import ScopedConfigs
 from worker.errors import SecretKeyMissing, SecretUnreadable
+from worker.store.changes import changes_of
 from worker.store.database import Store
 from worker.store.models import features, smtp_configs
 from worker.store.rows import RecordSummary, ScopeKey, scope_of, to_config, to_summary, to_values
@@ -87,7 +89,8 @@ class ConfigStore:
         key = ScopeKey.of(_org(scope))
         async with self.database.writing() as connection:
             await lock_scope(connection, key)
-            await connection.execute(update(features).where(in_scope(features, key)).values(org_smtp=on))
+            raised = update(features).values(org_smtp=on, version=features.c.version + 1)
+            await connection.execute(raised.where(in_scope(features, key)))
 
     async def org_feature(self, scope: Scope) -> bool:
         """Whether the org's own records count: off until it is set; ValueError as above."""
@@ -106,6 +109,14 @@ class ConfigStore:
             rows = {scope_of(row): row for row in found.mappings()}
             enabled = scope.level is ScopeLevel.ORG and await _org_enabled(connection, scope)
         return ScopedConfigs(self._open_lineage(scope, rows, org_enabled=enabled), org_enabled=enabled)
+
+    async def changes(self, scope: Scope | None = None) -> Sequence[Put | Delete | Feature]:
+        """What the config topic is told of this scope, or of all; needs no key.
+
+        Raises StoreUnavailable, naming the record, where what is stored is no valid record.
+        """
+        async with self.database.reading() as connection:
+            return await changes_of(connection, scope)
 
     async def verify_secrets(self) -> None:
         """Open every stored password; raise SecretUnreadable naming the first that fails and how many do."""

@@ -86,4 +86,5 @@ features = Table(
     Column("partner", Text, primary_key=True),
     Column("org", Text, primary_key=True),
     Column("org_smtp", Boolean, nullable=False, server_default=false()),
+    Column("version", Integer, nullable=False, server_default="0"),  # raised each time the feature is set
 )

@@ -77,10 +77,14 @@ def to_config(row: RowMapping, password: str | None) -> SmtpConfig:
     try:
         return SmtpConfig.model_validate({**values, "password": secret})
     except ValidationError as error:
-        found = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        fault = ".".join(str(part) for part in found["loc"]) or "record"
-        msg = f"the stored {label(scope, row['display_name'])} is not valid ({fault}: {found['msg']}): save it again"
-        raise StoreUnavailable(msg) from None
+        raise invalid(scope, row["display_name"], error) from None
+
+
+def invalid(scope: Scope, name: str, error: ValidationError) -> StoreUnavailable:
+    """The error to raise where what is stored is no valid record; names record and field, quotes nothing."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    fault = ".".join(str(part) for part in found["loc"]) or "record"
+    return StoreUnavailable(f"the stored {label(scope, name)} is not valid ({fault}: {found['msg']}): save it again")
 
 
 def to_summary(row: RowMapping) -> RecordSummary:

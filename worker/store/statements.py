@@ -69,8 +69,8 @@ async def delete_record(connection: AsyncConnection, key: ScopeKey, name: str) -
 
 
 async def _promote_oldest(connection: AsyncConnection, key: ScopeKey) -> None:
-    ages = smtp_configs.c.created_at, smtp_configs.c.id
-    oldest = select(smtp_configs.c.id).where(in_scope(smtp_configs, key)).order_by(*ages).limit(1)
+    # By id and not by time: clocks differ between hosts, and readers of the config topic rank records alike.
+    oldest = select(smtp_configs.c.id).where(in_scope(smtp_configs, key)).order_by(smtp_configs.c.id).limit(1)
     follower = (await connection.execute(oldest)).scalar_one_or_none()
     if follower is not None:
         await connection.execute(update(smtp_configs).where(smtp_configs.c.id == follower).values(is_default=True))

@@ -1,0 +1,395 @@
+"""The config topic on a real RabbitMQ: the same answers as the store, and what happens when it goes away."""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pika
+import pytest
+
+from schemas.config_change import Changes, SnapshotBegin, SnapshotEnd
+from schemas.smtp_config import Scope
+from tests.unit.config_topic.samples import ACME, BOX, CONTROLLER, DEV, OTHER_KEY, SEALED, put
+from tests.unit.store.samples import record, with_password
+from worker.delivery.ports import ConfigSource
+from worker.errors import SecretUnreadable, TopologyMismatch
+from worker.rabbit.config_publisher import ConfigPublisher, open_config_publisher
+from worker.rabbit.config_stream import publish_message
+from worker.rabbit.config_topic import ConfigTopic, open_config_topic
+from worker.rabbit.topology import CONFIG_STREAM
+from worker.store.configs import ConfigStore
+from worker.store.secrets import SecretBox
+
+PATIENCE_S = 30
+
+
+async def until(holds, patience_s=PATIENCE_S):
+    async with asyncio.timeout(patience_s):
+        while not holds():
+            await asyncio.sleep(0.005)  # polling: nothing announces what a reader has taken in
+
+
+@contextlib.asynccontextmanager
+async def opened_store(folder):
+    store = ConfigStore(f"sqlite:///{folder / 'postbote.db'}", BOX)
+    await store.database.upgrade()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def caught_up_topic(url, box=BOX):
+    async with open_config_topic(url, box.open) as topic:
+        async with asyncio.timeout(PATIENCE_S):
+            await topic.caught_up()
+        yield topic
+
+
+@dataclass
+class Deployment:
+    """A store, and the source that a worker would ask; `told` brings the source up to date."""
+
+    store: ConfigStore
+    source: ConfigSource
+    publisher: ConfigPublisher | None = None
+    changed: int = 0
+
+    async def told(self, *scopes: Scope) -> None:
+        if self.publisher is None or not isinstance(self.source, ConfigTopic):
+            return
+        for scope in scopes:
+            read = self.source.status.messages
+            await self.publisher.publish(await self.store.changes(scope))
+            await until(lambda read=read: self.source.status.messages > read)
+
+    async def put(self, *records) -> None:
+        for each in records:
+            await self.store.put(each)
+            await self.told(each.scope)
+
+    async def delete(self, scope: Scope, name: str = "default") -> None:
+        await self.store.delete(scope, name)
+        await self.told(scope)
+
+    async def feature(self, scope: Scope, *, on: bool) -> None:
+        await self.store.set_org_feature(scope, on=on)
+        await self.told(scope)
+
+    async def shown(self, scope: Scope):
+        found = await self.source.configs_for(scope)
+        return {str(s): f"{c.display_name} v{c.version}" for s, c in found.records.items()}, found.org_enabled
+
+
+@pytest.fixture(params=["store", "topic"])
+async def deployment(request, tmp_path, amqp_url):
+    async with opened_store(tmp_path) as store:
+        if request.param == "store":
+            yield Deployment(store, store)
+            return
+        async with open_config_publisher(amqp_url) as publisher, caught_up_topic(amqp_url) as topic:
+            yield Deployment(store, topic, publisher)
+
+
+async def nothing(_d):
+    return
+
+
+async def three_levels(d):
+    await d.put(record(), record(ACME), record(DEV))
+
+
+async def three_levels_on(d):
+    await three_levels(d)
+    await d.feature(DEV, on=True)
+
+
+async def turned_off_again(d):
+    await three_levels_on(d)
+    await d.feature(DEV, on=False)
+
+
+async def saved_three_times(d):
+    await d.put(*[record(ACME)] * 3)
+
+
+async def two_names(d):
+    await d.put(record(ACME, "first"), record(ACME, "second"))
+
+
+async def default_deleted(d):
+    await two_names(d)
+    await d.delete(ACME, "first")
+
+
+async def default_made_anew(d):
+    await default_deleted(d)
+    await d.put(record(ACME, "first"))
+
+
+async def org_record_deleted(d):
+    await three_levels_on(d)
+    await d.delete(DEV)
+
+
+async def all_deleted(d):
+    await three_levels_on(d)
+    for scope in (DEV, ACME, CONTROLLER):
+        await d.delete(scope)
+
+
+async def another_tenants(d):
+    await d.put(record(Scope("umbrella")), record(Scope("umbrella", "dev")))
+
+
+C, P, O = "controller", "partner:acme", "org:acme/dev"  # noqa: E741 # controller, partner, org
+ANSWERS = {
+    "nothing stored": (nothing, {}, False),
+    "an org's feature is off by default": (three_levels, {O: "default v1", P: "default v1", C: "default v1"}, False),
+    "an org's feature that is on": (three_levels_on, {O: "default v1", P: "default v1", C: "default v1"}, True),
+    "an org's feature turned off again": (turned_off_again, {O: "default v1", P: "default v1", C: "default v1"}, False),
+    "the version goes up": (saved_three_times, {P: "default v3"}, False),
+    "the first record of a scope is its default": (two_names, {P: "first v1"}, False),
+    "the oldest other one follows a deleted default": (default_deleted, {P: "second v1"}, False),
+    "one that is made anew stands behind and keeps counting": (default_made_anew, {P: "second v1"}, False),
+    "a deleted record falls back to the wider scope": (org_record_deleted, {P: "default v1", C: "default v1"}, True),
+    "all deleted": (all_deleted, {}, True),
+    "another tenant's records are not seen": (another_tenants, {}, False),
+}
+
+
+@pytest.mark.parametrize(("happens", "records", "on"), ANSWERS.values(), ids=ANSWERS)
+async def test_both_sources_give_the_same_answers(deployment, happens, records, on):
+    await happens(deployment)
+    assert await deployment.shown(DEV) == (records, on)
+
+
+async def test_both_sources_give_the_whole_record_with_its_password(deployment):
+    given = with_password(
+        ACME,
+        from_address="a@example.net",
+        allowed_from=("*@example.net",),
+        rate_per_minute=9,
+        ca_bundle="PEM",
+        timeout_s=2.5,
+    )
+    await deployment.put(given)
+    found = (await deployment.source.configs_for(DEV)).records[ACME]
+    assert found == given
+    assert found.fingerprint == given.fingerprint
+
+
+async def test_both_sources_name_an_unreadable_record_only_where_it_is_used(deployment):
+    deployment.store._box = SecretBox([OTHER_KEY])
+    await deployment.put(with_password())
+    await deployment.put(record(ACME))
+    deployment.store._box = BOX
+    assert ACME in (await deployment.source.configs_for(DEV)).records
+    with pytest.raises(SecretUnreadable, match="record 'default' of controller"):
+        await deployment.source.configs_for(CONTROLLER)
+
+
+async def test_an_empty_topic_is_caught_up_at_once(amqp_url):
+    async with caught_up_topic(amqp_url) as topic:
+        assert topic.missing() is None
+        assert (await topic.configs_for(DEV)).records == {}
+
+
+async def test_what_was_published_before_the_start_is_there_when_it_has_caught_up(amqp_url):
+    async with open_config_publisher(amqp_url) as publisher:
+        for version in range(1, 301):
+            await publisher.publish([put(ACME, version=version)])
+        async with caught_up_topic(amqp_url) as topic:
+            assert (await topic.configs_for(ACME)).records[ACME].version == 300
+
+
+async def test_a_question_waits_until_the_topic_has_been_read(amqp_url):
+    async with open_config_publisher(amqp_url) as publisher:
+        await publisher.publish([put(ACME)])
+    async with open_config_topic(amqp_url, BOX.open) as topic:
+        assert "has not been read yet" in topic.missing()
+        async with asyncio.timeout(PATIENCE_S):
+            assert ACME in (await topic.configs_for(ACME)).records
+
+
+async def test_a_change_reaches_three_readers_within_a_second(amqp_url):
+    async with contextlib.AsyncExitStack() as stack:
+        publisher = await stack.enter_async_context(open_config_publisher(amqp_url))
+        topics = [await stack.enter_async_context(caught_up_topic(amqp_url)) for _ in range(3)]
+        for version in range(1, 21):
+            began = time.monotonic()
+            await publisher.publish([put(ACME, version=version, secret=SEALED)])
+            for topic in topics:
+                while (await topic.configs_for(ACME)).records.get(ACME, put().config).version != version:
+                    await asyncio.sleep(0.001)
+            assert time.monotonic() - began < 1
+
+
+def tenants(count):
+    return [
+        put(Scope(f"partner-{n % 100}", f"org-{n}"), order=n, secret=SEALED, from_address=f"no-reply@org-{n}.example")
+        for n in range(count)
+    ]
+
+
+async def test_ten_thousand_records_are_caught_up_in_three_seconds(amqp_url):
+    changes = tenants(10_000)
+    async with open_config_publisher(amqp_url) as publisher:
+
+        async def read():
+            return changes
+
+        await publisher.publish_snapshot(read)
+    began = time.monotonic()
+    async with caught_up_topic(amqp_url) as topic:
+        assert time.monotonic() - began < 3
+        assert topic.status.records == 10_000
+
+
+async def test_a_lost_connection_is_said_and_what_came_meanwhile_is_read_afterwards(rabbitmq, amqp_url):
+    async with caught_up_topic(amqp_url) as topic, open_config_publisher(amqp_url) as publisher:
+        await publisher.publish([put(ACME)])
+        await until(lambda: topic.status.records == 1)
+        before = topic.status.messages
+        said = []
+        await asyncio.to_thread(rabbitmq.close_connections, amqp_url)
+        await until(lambda: said.append(topic.missing()) or said[-1] is not None)
+        assert said[-1].startswith("config topic lost since ")
+        assert said[-1].endswith("; 1 records from memory")
+        assert ACME in (await topic.configs_for(ACME)).records
+        async with open_config_publisher(amqp_url) as again:
+            await again.publish([put(ACME, version=2)])
+        await until(lambda: topic.missing() is None)
+        assert (await topic.configs_for(ACME)).records[ACME].version == 2
+        assert topic.status.messages == before + 2  # the change and the new marker: it resumed
+
+
+async def test_a_broker_that_is_away_is_waited_for_at_the_start_and_lived_without_later(rabbitmq, amqp_url):
+    async with open_config_publisher(amqp_url) as publisher:
+        await publisher.publish([put(ACME)])
+    await asyncio.to_thread(rabbitmq.stop)
+    async with open_config_topic(amqp_url, BOX.open) as topic:
+        reading = asyncio.create_task(topic.caught_up())
+        await until(lambda: "not connected yet" not in topic.missing())
+        assert not reading.done()
+        await asyncio.to_thread(rabbitmq.start)
+        async with asyncio.timeout(60):
+            await reading
+        assert ACME in (await topic.configs_for(ACME)).records
+        await asyncio.to_thread(rabbitmq.restart)
+        assert ACME in (await topic.configs_for(ACME)).records
+        await until(lambda: topic.missing() is None, 60)
+
+
+def with_channel(url, act):
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    act(connection.channel())
+    connection.close()
+
+
+async def test_a_topic_that_was_made_anew_replaces_what_is_known_once_it_has_a_snapshot(amqp_url):
+    async with open_config_publisher(amqp_url) as publisher:
+        await publisher.publish([put(ACME, version=n) for n in range(1, 4)])
+    async with caught_up_topic(amqp_url) as topic:
+        await asyncio.to_thread(with_channel, amqp_url, lambda channel: channel.queue_delete(CONFIG_STREAM))
+        await until(lambda: "made anew" in (topic.missing() or ""))
+        assert (await topic.configs_for(ACME)).records[ACME].version == 3
+        async with open_config_publisher(amqp_url) as publisher:
+
+            async def read():
+                return [put(CONTROLLER), put(ACME, version=2)]  # the store came from a backup
+
+            await publisher.publish_snapshot(read)
+        await until(lambda: topic.missing() is None)
+        assert (await topic.configs_for(ACME)).records[ACME].version == 2
+
+
+async def test_what_cannot_be_read_is_skipped_and_counted(amqp_url):
+    async with open_config_publisher(amqp_url) as publisher, caught_up_topic(amqp_url) as topic:
+
+        def junk(channel):
+            for body in (b"", b"junk", b"{}", b"\xff" * 100, b"[" * 10_000):
+                channel.basic_publish("", CONFIG_STREAM, body)
+
+        await asyncio.to_thread(with_channel, amqp_url, junk)
+        await publisher.publish([put(ACME)])
+        await until(lambda: topic.status.records == 1)
+        assert topic.status.skipped == 5
+        assert topic.missing() is None
+
+
+async def test_a_publisher_that_died_in_its_snapshot_changes_nothing_for_the_next(amqp_url):
+    async with open_config_publisher(amqp_url) as publisher, caught_up_topic(amqp_url) as topic:
+        await publisher.publish([put(ACME), put(Scope("gone"))])
+        now = datetime.now(UTC)
+        for message in (
+            SnapshotBegin(published_at=now, snapshot="dead"),
+            Changes(published_at=now, snapshot="dead", items=(put(ACME),)),
+        ):
+            await publish_message(publisher._publisher, message)
+        await until(lambda: topic.status.messages == 4)
+        assert topic.status.records == 2
+
+        async def read():
+            return [put(ACME)]
+
+        published = await publisher.publish_snapshot(read)
+        assert (published.count, published.messages) == (1, 3)
+        await until(lambda: topic.status.records == 1)
+        await publish_message(publisher._publisher, SnapshotEnd(published_at=now, snapshot="dead", count=2))
+        await until(lambda: topic.status.messages == 8)
+        assert ACME in (await topic.configs_for(ACME)).records
+
+
+async def test_a_snapshot_of_the_store_makes_good_what_was_never_published(amqp_url, tmp_path):
+    async with (
+        opened_store(tmp_path) as store,
+        open_config_publisher(amqp_url) as publisher,
+        caught_up_topic(amqp_url) as topic,
+    ):
+        await store.put(record(ACME))
+        await publisher.publish(await store.changes(ACME))
+        await until(lambda: topic.status.records == 1)
+        await store.delete(ACME, "default")  # nobody tells the topic
+        await store.put(with_password(DEV))
+        await store.set_org_feature(DEV, on=True)
+        progress = []
+        published = await publisher.publish_snapshot(store.changes, lambda done, of: progress.append((done, of)))
+        assert (published.records, published.deletes, published.features) == (1, 1, 1)
+        assert progress == [(3, 3)]
+        await until(lambda: topic._known.snapshots_read == 1)
+        found, stored = await topic.configs_for(DEV), await store.configs_for(DEV)
+        assert (found.records, found.org_enabled) == (stored.records, True)
+
+
+async def test_passwords_do_not_travel_in_clear(amqp_url, tmp_path):
+    bodies = []
+
+    def read_all(channel):
+        channel.basic_qos(prefetch_count=10)
+        for _method, _properties, body in channel.consume(
+            CONFIG_STREAM, inactivity_timeout=0.5, arguments={"x-stream-offset": "first"}
+        ):
+            if body is None:
+                return
+            bodies.append(body)
+
+    async with opened_store(tmp_path) as store, open_config_publisher(amqp_url) as publisher:
+        given = await store.put(with_password(ACME))
+        await publisher.publish(await store.changes())
+        await publisher.publish_snapshot(store.changes)
+    await asyncio.to_thread(with_channel, amqp_url, read_all)
+    assert len(bodies) == 4
+    assert not any(given.password.get_secret_value().encode() in body for body in bodies)
+
+
+async def test_a_queue_that_is_no_stream_ends_the_wait_with_an_error_that_names_it(amqp_url):
+    await asyncio.to_thread(with_channel, amqp_url, lambda channel: channel.queue_declare(CONFIG_STREAM, durable=True))
+    async with open_config_topic(amqp_url, BOX.open) as topic:
+        with pytest.raises(TopologyMismatch, match=CONFIG_STREAM):
+            async with asyncio.timeout(PATIENCE_S):
+                await topic.caught_up()
+        assert CONFIG_STREAM in topic.missing()
