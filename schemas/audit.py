@@ -1,7 +1,9 @@
 """The audit record: what happened to one recipient of one event, in one documented shape.
 
 One document per recipient and transition. Its id is a hash of what it records, so a writer that
-retries cannot write it twice; `accepted` leaves the attempt out, so it exists at most once.
+retries cannot write it twice; `accepted` leaves the attempt out, so it exists at most once. Only
+where two workers were both told 250 for one recipient does the later one's record stand beside the
+first, under an id that its worker and its time are part of too (see `duplicate_id`).
 """
 
 import hashlib
@@ -140,7 +142,8 @@ class AuditRecord(BaseModel):
     @property
     def index_month(self) -> str:
         """``YYYY.MM`` of the event's time in UTC, so that a redelivery finds the same index."""
-        return (self.event_time or self.timestamp).astimezone(UTC).strftime("%Y.%m")
+        moment = (self.event_time or self.timestamp).astimezone(UTC)
+        return f"{moment.year:04}.{moment.month:02}"
 
     def to_json(self) -> bytes:
         """The document as OpenSearch and the embedded store keep it; absent fields are left out."""
@@ -160,3 +163,11 @@ def document_id(
     """Return the record's `_id`: 40 hex digits over what it records; without the attempt for accepted."""
     parts = [partner, org, source, event_id, recipient, outcome.value, None if outcome is Outcome.ACCEPTED else attempt]
     return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:40]
+
+
+def duplicate_id(first_id: str, worker_id: str | None, timestamp: str) -> str:
+    """Return the `_id` of a further acceptance of what the record `first_id` says: 40 hex digits.
+
+    `worker_id` and `timestamp` (as in the document) make it one for each acceptance, however often it is written.
+    """
+    return hashlib.sha256(orjson.dumps([first_id, worker_id, timestamp])).hexdigest()[:40]

@@ -10,14 +10,15 @@ own, so what an unanswered bulk did create answers 409 the second time.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from schemas.audit import AuditRecord
-from worker.audit.entries import Entry, Ticket, Verdict, bury, entry_of, judge
+from worker.audit.duplicates import Stored, whose
+from worker.audit.entries import Entry, Ticket, Verdict, as_duplicate, bury, entry_of, judge
 from worker.audit.index_template import ensure_template
 from worker.audit.link import Call, OpenSearchLink, RequestRefused, backoff_s
 from worker.errors import AuditUnavailable
@@ -27,9 +28,14 @@ log = structlog.get_logger(__name__)
 # An answer of statuses alone: the ids are known, in the order they were sent.
 _ANSWER = {"filter_path": "errors,items.*.status,items.*.error.type,items.*.error.reason"}
 _MAX_REASON_CHARS = 500
+# Of a connection that died unnoticed, nothing is heard: the next bulk must not wait behind it for long.
+_BULK_TIMEOUT_S = 10.0
 
 ItemAnswer = tuple[int, str]
 """An item's HTTP status, and the reason where it was refused."""
+
+Document = tuple[str, str, bytes]
+"""A record's id, the month of its index (``YYYY.MM``), and itself as JSON in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ class BulkWriter:
         self._template_ensured = False
         self._queue: deque[Entry] = deque()
         self._queued_bytes = 0
-        self._unsettled: set[Entry] = set()
+        self._unsettled: dict[Entry, None] = {}  # in the order of their coming
         self._door = asyncio.Lock()
         self._some, self._full, self._settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._closed = False
@@ -70,15 +76,48 @@ class BulkWriter:
 
     async def write(self, records: Sequence[AuditRecord]) -> None:
         """Return once every record is durable. Raises AuditUnavailable once the writer closes."""
-        if not records:
+        if records:
+            ticket = self._ticket(len(records))
+            await self._hand_in([entry_of(record, self._prefix, ticket) for record in records], ticket)
+
+    async def write_documents(self, documents: Sequence[Document], *, shipped: bool = False) -> None:
+        """Like `write`, for records that are documents already.
+
+        `shipped` ones come out of the outbox: they are never `overdue`, and taken back where the
+        caller is cancelled.
+        """
+        if not documents:
             return
-        ticket = Ticket(len(records), asyncio.get_running_loop().create_future())
-        entries = [entry_of(record, self._prefix, ticket) for record in records]
-        async with self._door:  # whoever came first gets the room first
-            await self._room_for(len(entries))
-            self._unsettled.update(entries)
-            self._enqueue(entries)
-        await ticket.done
+        ticket = self._ticket(len(documents), shipped=shipped)
+        try:
+            await self._hand_in(
+                [Entry(self._prefix, month, id_, body, ticket) for id_, month, body in documents], ticket
+            )
+        except asyncio.CancelledError:
+            if shipped:
+                self.settle([entry for entry in self._unsettled if entry.ticket is ticket])
+            raise
+
+    def overdue(self, seconds: float) -> list[Entry]:
+        """The records, oldest first, that have waited for at least so long."""
+        horizon = asyncio.get_running_loop().time() - seconds
+        found: list[Entry] = []
+        for entry in self._unsettled:
+            if entry.ticket.shipped:
+                continue
+            if entry.ticket.since > horizon:
+                break
+            found.append(entry)
+        return found
+
+    def settle(self, entries: Iterable[Entry]) -> None:
+        """Count entries as durable: their writers need not wait any longer."""
+        for entry in entries:
+            if not entry.settled:
+                entry.settled = True
+                del self._unsettled[entry]
+                entry.ticket.settle_one()
+        self._settled.set()
 
     async def start(self) -> None:
         """Return once the template is installed, however long OpenSearch is away."""
@@ -91,6 +130,28 @@ class BulkWriter:
                 failures += 1
                 await self._link.pause(backoff_s(failures))
         self._link.health.succeeded()
+
+    def _ticket(self, count: int, *, shipped: bool = False) -> Ticket:
+        loop = asyncio.get_running_loop()
+        return Ticket(count, loop.create_future(), loop.time(), shipped)
+
+    async def _hand_in(self, entries: Sequence[Entry], ticket: Ticket) -> None:
+        if self._door.locked() or self._closed or self._full_with(len(entries)):
+            async with self._door:  # whoever came first gets the room first
+                await self._room_for(len(entries))
+                self._admit(entries)
+        else:
+            self._admit(entries)
+        await ticket.done
+
+    def _admit(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._unsettled[entry] = None
+        self._enqueue(entries)
+
+    def _full_with(self, count: int) -> bool:
+        # A call that is larger than all the room there is goes alone.
+        return bool(self._unsettled) and len(self._unsettled) + count > self._limits.max_waiting
 
     async def close(self, grace_s: float) -> None:
         """Send what waits, within the grace; then fail the writers of what is left."""
@@ -108,14 +169,14 @@ class BulkWriter:
 
     def _fail_all(self, reason: str) -> None:
         for entry in self._unsettled:
+            entry.settled = True  # whoever still holds it must not count it
             entry.ticket.fail(AuditUnavailable(reason))
         self._unsettled.clear()
         self._queue.clear()
         self._settled.set()
 
     async def _room_for(self, count: int) -> None:
-        # A call that is larger than all the room there is goes alone.
-        while not self._closed and self._unsettled and len(self._unsettled) + count > self._limits.max_waiting:
+        while not self._closed and self._full_with(count):
             self._settled.clear()
             await self._settled.wait()
         if self._closed:
@@ -162,9 +223,11 @@ class BulkWriter:
         batch: list[Entry] = []
         size = 0
         while self._queue and len(batch) < self._limits.flush_docs and size < self._limits.flush_bytes:
-            batch.append(self._queue.popleft())
-            size += len(batch[-1].payload)
-        self._queued_bytes -= size
+            entry = self._queue.popleft()
+            self._queued_bytes -= len(entry.payload)
+            if not entry.settled:
+                batch.append(entry)
+                size += len(entry.payload)
         if not self._queue:
             self._some.clear()
         if not self._over_limits():
@@ -174,26 +237,39 @@ class BulkWriter:
     async def _deliver(self, batch: Sequence[Entry]) -> None:
         """Send one bulk until it is answered, and act on each item's answer."""
         try:
-            items = await self._post(batch)
+            answered = await self._post(batch)
         except RequestRefused as refusal:
             await self._deliver_refused(batch, refusal)
             return
-        again: list[Entry] = []
-        settled = 0
-        for entry, (status, reason) in zip(batch, items, strict=True):
-            match judge(status, dead=entry.dead):
-                case Verdict.DURABLE:
-                    settled += 1
-                    self._settle(entry)
-                case Verdict.AGAIN:
-                    again.append(entry)
-                case Verdict.DEAD_LETTER:
-                    self._bury(entry, f"{status} {reason}")
-        if settled or not again:
-            self._link.health.succeeded()
+        verdicts = [(entry, answer, judge(answer[0], dead=entry.dead)) for entry, answer in answered]
+        again = [(entry, answer) for entry, answer, verdict in verdicts if verdict is Verdict.AGAIN]
+        if len(again) < len(verdicts):
+            self._link.health.succeeded(took_records=True)
+        self.settle(entry for entry, _, verdict in verdicts if verdict is Verdict.DURABLE)
+        for entry, (status, reason), verdict in verdicts:
+            if verdict is Verdict.DEAD_LETTER:
+                self._bury(entry, f"{status} {reason}")
         if again:
-            busy = next(item for item, entry in zip(items, batch, strict=True) if entry is again[0])
-            self._try_again(again, f"{busy[0]} {busy[1]}", stuck=not settled)
+            (status, reason) = again[0][1]
+            self._try_again([entry for entry, _ in again], f"{status} {reason}", stuck=len(again) == len(verdicts))
+        await self._settle_there([entry for entry, _, verdict in verdicts if verdict is Verdict.THERE_ALREADY])
+
+    async def _settle_there(self, entries: Sequence[Entry]) -> None:
+        """Settle what was there already; where it is another worker's acceptance, ours is recorded beside it."""
+        try:
+            found = await whose(self._link, entries)
+        except AuditUnavailable as error:
+            self._link.health.failed(str(error))
+            self._try_again(entries, str(error), stuck=False)
+            return
+        self.settle(entry for entry, stored in zip(entries, found, strict=True) if stored is Stored.OURS)
+        for entry, stored in zip(entries, found, strict=True):
+            if stored is Stored.ANOTHERS:
+                log.warning("accepted by another worker too: both are recorded", id=entry.document_id)
+                self._replace(entry, as_duplicate(entry))
+        gone = [entry for entry, stored in zip(entries, found, strict=True) if stored is Stored.GONE]
+        if gone:
+            self._try_again(gone, "what was there is gone", stuck=False)
 
     async def _deliver_refused(self, batch: Sequence[Entry], refusal: RequestRefused) -> None:
         # The whole request was refused (413, say): halves are smaller, and one of them may be blameless.
@@ -206,14 +282,16 @@ class BulkWriter:
         else:
             self._bury(batch[0], str(refusal))
 
-    async def _post(self, batch: Sequence[Entry]) -> list[ItemAnswer]:
-        body = b"".join([entry.payload for entry in batch])
-        call = Call("POST", "/_bulk", body, _ANSWER, content_type="application/x-ndjson")
+    async def _post(self, batch: Sequence[Entry]) -> list[tuple[Entry, ItemAnswer]]:
+        """Send a bulk until it is answered; what became durable elsewhere meanwhile is left out."""
         failures = 0
-        while True:
+        while wanted := [entry for entry in batch if not entry.settled]:
+            body = b"".join([entry.payload for entry in wanted])
+            call = Call("POST", "/_bulk", body, _ANSWER, _BULK_TIMEOUT_S, "application/x-ndjson")
             try:
                 await self._ensure_template()
-                return _read_items(await self._link.request(call), len(batch))
+                items = _read_items(await self._link.request(call), len(wanted))
+                return list(zip(wanted, items, strict=True))
             except RequestRefused:
                 raise
             except AuditUnavailable as error:
@@ -221,32 +299,33 @@ class BulkWriter:
                 # What comes back may be another cluster, or one restored without its templates.
                 self._template_ensured = False
                 failures += 1
-                log.debug("bulk was not answered", records=len(batch), failures=failures, reason=str(error))
+                log.debug("bulk was not answered", records=len(wanted), failures=failures, reason=str(error))
             await self._link.pause(backoff_s(failures))
+        return []
 
     async def _ensure_template(self) -> None:
         if not self._template_ensured:
             await ensure_template(self._link, self._prefix)
             self._template_ensured = True
 
-    def _settle(self, entry: Entry) -> None:
-        self._unsettled.discard(entry)
-        entry.ticket.settle_one()
-        self._settled.set()
-
     def _bury(self, entry: Entry, reason: str) -> None:
         reason = reason[:_MAX_REASON_CHARS]
         log.error("record cannot be indexed: kept as a dead letter", id=entry.document_id, reason=reason)
-        letter = bury(entry, self._prefix, reason)
-        self._unsettled.discard(entry)
-        self._unsettled.add(letter)
-        self._enqueue([letter])
+        self._replace(entry, bury(entry, reason))
+
+    def _replace(self, entry: Entry, successor: Entry) -> None:
+        """Let the writer of `entry` wait for its successor instead."""
+        if not entry.settled:
+            entry.settled = True
+            del self._unsettled[entry]
+            self._unsettled[successor] = None
+            self._enqueue([successor])
 
     def _try_again(self, entries: Sequence[Entry], reason: str, *, stuck: bool) -> None:
         for entry in entries:
             entry.failures += 1
         if stuck:
-            self._link.health.failed(f"OpenSearch takes no record now: {reason}"[:_MAX_REASON_CHARS])
+            self._link.health.refused(f"OpenSearch takes no record now: {reason}"[:_MAX_REASON_CHARS])
         self._spawn(self._enqueue_later(entries, backoff_s(max(entry.failures for entry in entries))))
 
     async def _enqueue_later(self, entries: Sequence[Entry], seconds: float) -> None:

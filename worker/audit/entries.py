@@ -1,4 +1,4 @@
-"""One record as a bulk carries it, what its item's answer means, and its form as a dead letter."""
+"""One document as a bulk carries it, what its item's answer means, and its form as a dead letter."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,20 +8,27 @@ from typing import Any
 
 import orjson
 
-from schemas.audit import AuditRecord
+from schemas.audit import AuditRecord, duplicate_id
 from worker.audit.index_template import DEAD_LETTER_MONTH
 from worker.errors import AuditUnavailable
 
 # Plain strings, which a keyword field always takes: a dead letter is still found by them.
 _KEPT_FINDABLE = ("category", "type", "outcome", "partner", "org", "event_id", "event_source", "recipient")
+_CONFLICT = 409
+_TOO_MANY_REQUESTS = 429
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One call of a writer: its future is done once the `left` records have become none."""
+    """One call of a writer: its future is done once the `left` records have become none.
+
+    `since` is the loop's time of the call. `shipped`: it comes out of the outbox, where it must not go again.
+    """
 
     left: int
     done: asyncio.Future[None]
+    since: float = 0.0
+    shipped: bool = False
 
     def settle_one(self) -> None:
         """Count one record as durable."""
@@ -37,31 +44,46 @@ class Ticket:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One record as it is sent; `payload` is its action line and its document, as NDJSON."""
+    """One document as it is sent; `payload` is its action line and itself, as NDJSON.
 
-    index: str
+    `month` is ``YYYY.MM``, or the dead letters' word. `settled`: it is durable, here or in the outbox.
+    """
+
+    prefix: str
+    month: str
     document_id: str
     document: bytes
     ticket: Ticket
-    dead: bool = False
     failures: int = 0
+    settled: bool = False
     payload: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         """Compose the lines; index and id are of letters, digits, dots and dashes."""
-        action = f'{{"create":{{"_index":"{self.index}","_id":"{self.document_id}"}}}}\n'
+        action = f'{{"create":{{"_index":"{self.prefix}-{self.month}","_id":"{self.document_id}"}}}}\n'
         self.payload = b"%b%b\n" % (action.encode(), self.document)
+
+    @property
+    def index(self) -> str:
+        """The index that it belongs in."""
+        return f"{self.prefix}-{self.month}"
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is a dead letter."""
+        return self.month == DEAD_LETTER_MONTH
 
 
 def entry_of(record: AuditRecord, prefix: str, ticket: Ticket) -> Entry:
     """Prepare a record for the index of its event's month."""
-    return Entry(f"{prefix}-{record.index_month}", record.document_id, record.to_json(), ticket)
+    return Entry(prefix, record.index_month, record.document_id, record.to_json(), ticket)
 
 
 class Verdict(Enum):
     """What becomes of one item of a bulk."""
 
     DURABLE = auto()
+    THERE_ALREADY = auto()
     AGAIN = auto()
     DEAD_LETTER = auto()
 
@@ -69,16 +91,18 @@ class Verdict(Enum):
 def judge(status: int, *, dead: bool) -> Verdict:
     """Decide by an item's status; a dead letter has nowhere further to go and is tried again.
 
-    409 is a record that is there already: written before, by us or by another worker.
+    409 is a document that is there already: ours, written before, or another worker's (see `duplicates`).
     """
-    if status in {200, 201, 409}:
+    if status in {200, 201}:
         return Verdict.DURABLE
-    if dead or status == 429 or status >= 500:  # noqa: PLR2004 # HTTP's own numbers
+    if status == _CONFLICT:
+        return Verdict.THERE_ALREADY
+    if dead or status == _TOO_MANY_REQUESTS or status >= 500:  # noqa: PLR2004 # HTTP's own numbers
         return Verdict.AGAIN
     return Verdict.DEAD_LETTER
 
 
-def bury(entry: Entry, prefix: str, reason: str) -> Entry:
+def bury(entry: Entry, reason: str) -> Entry:
     """Turn an entry that cannot be indexed into a dead letter of the same id, for the same writer.
 
     The record stands in it whole and unindexed; see `restore`.
@@ -87,15 +111,24 @@ def bury(entry: Entry, prefix: str, reason: str) -> Entry:
     kept = {name: record[name] for name in _KEPT_FINDABLE if isinstance(record.get(name), str)}
     letter = {"index": entry.index, "error": reason, "record": entry.document.decode()}
     document = orjson.dumps({"@timestamp": record["@timestamp"], **kept, "dead_letter": letter})
-    return Entry(f"{prefix}-{DEAD_LETTER_MONTH}", entry.document_id, document, entry.ticket, dead=True)
+    return Entry(entry.prefix, DEAD_LETTER_MONTH, entry.document_id, document, entry.ticket)
+
+
+def as_duplicate(entry: Entry) -> Entry:
+    """The entry's record once more, as what it is: a further acceptance, under an id of its own."""
+    record = orjson.loads(entry.document)
+    document = orjson.dumps({**record, "possible_duplicate": True})
+    own_id = duplicate_id(entry.document_id, record.get("worker_id"), record["@timestamp"])
+    return Entry(entry.prefix, entry.month, own_id, document, entry.ticket)
 
 
 def restore(document: dict[str, Any]) -> dict[str, Any]:
     """Return a found document as the record that was written.
 
-    A dead letter's record also has ``dead_letter``: the index that refused it, and why.
+    A dead letter's record also has ``dead_letter``: the index that refused it, and why. One that
+    never was a record is returned as it is.
     """
     letter = document.get("dead_letter")
-    if not isinstance(letter, Mapping):
+    if not isinstance(letter, Mapping) or "record" not in letter:
         return document
     return {**orjson.loads(letter["record"]), "dead_letter": {"index": letter["index"], "error": letter["error"]}}

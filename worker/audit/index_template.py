@@ -1,16 +1,24 @@
-"""The index template of the audit's monthly indices, as data, and its installation.
+"""The index template of the audit's monthly indices, as data, its installation and its upgrade.
 
 Each version has a name and a priority of its own, and OpenSearch uses the template of highest
 priority: replicas of two versions that start together cannot overwrite each other's, and what an
-operator changed in an installed template stays.
+operator changed in an installed template stays. An older replica installs nothing once a newer
+version is there. A newer one also teaches the indices that exist its new fields: a template alone
+would take effect with the next month.
 """
 
+import re
 from typing import Any
 
 import orjson
+import structlog
 
 from worker.audit.link import Call, OpenSearchLink, RequestRefused
 from worker.errors import AuditUnavailable
+
+log = structlog.get_logger(__name__)
+
+_NOT_FOUND = 404
 
 VERSION = 1
 DEAD_LETTER_MONTH = "deadletter"
@@ -108,18 +116,49 @@ def index_template(prefix: str = "systemaudit", auto_expand_replicas: str = "0-1
 
 
 async def ensure_template(link: OpenSearchLink, prefix: str) -> None:
-    """Install this version's template unless it is there.
+    """Install this version's template unless it, or a newer one, is there.
 
     Safe from any number of replicas at once. Raises AuditUnavailable.
     """
-    path = f"/_index_template/{template_name(prefix)}"
-    if await link.request(Call("HEAD", path)):
+    installed = await _installed_version(link, prefix)
+    if installed >= VERSION:
         return
+    if installed:
+        await _extend_indices(link, prefix)  # first, so that whoever is interrupted does it again
     body = orjson.dumps(index_template(prefix))
     try:
-        await link.request(Call("PUT", path, body, {"create": "true"}))
+        await link.request(Call("PUT", f"/_index_template/{template_name(prefix)}", body, {"create": "true"}))
     except RequestRefused as refusal:
         # Another replica was faster, or it was refused in earnest: only its presence tells.
-        if not await link.request(Call("HEAD", path)):
+        if await _installed_version(link, prefix) < VERSION:
             msg = f"OpenSearch does not take the index template {template_name(prefix)}: {refusal}"
             raise AuditUnavailable(msg) from refusal
+
+
+async def _installed_version(link: OpenSearchLink, prefix: str) -> int:
+    """The newest version that is installed; 0 where none is."""
+    try:
+        answer = await link.request(
+            Call("GET", f"/_index_template/{prefix}-v*", params={"filter_path": "index_templates.name"})
+        )
+    except RequestRefused as refusal:
+        if refusal.status != _NOT_FOUND:
+            raise
+        return 0
+    named = re.compile(rf"{re.escape(prefix)}-v(\d{{1,9}})\Z")
+    try:
+        found = [named.match(template["name"]) for template in answer.get("index_templates", [])]
+    except (AttributeError, KeyError, TypeError) as error:
+        msg = "OpenSearch's list of index templates cannot be read"
+        raise AuditUnavailable(msg) from error
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+async def _extend_indices(link: OpenSearchLink, prefix: str) -> None:
+    body = orjson.dumps({"properties": _PROPERTIES})
+    try:
+        await link.request(Call("PUT", f"/{prefix}-*/_mapping", body, {"ignore_unavailable": "true"}))
+    except RequestRefused as refusal:
+        if refusal.status == _NOT_FOUND:  # there is no index yet
+            return
+        log.warning("new fields of the audit are searchable from the next index on", reason=str(refusal))

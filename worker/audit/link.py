@@ -20,7 +20,8 @@ from worker.audit.health import Health
 from worker.errors import AuditUnavailable
 
 _FIRST_BACKOFF_S = 0.1
-_MAX_BACKOFF_S = 5.0
+# Records go on within a second of its return.
+_MAX_BACKOFF_S = 1.0
 # A closing link still tries, and cannot afford long pauses within its grace.
 _CLOSING_BACKOFF_S = 0.2
 _MAX_REASON_CHARS = 300
@@ -111,7 +112,7 @@ def _tls(access: OpenSearchAccess) -> ssl.SSLContext:
 
 
 def backoff_s(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: exponential, 5 s at most, jittered by half."""
+    """Seconds to wait after so many failures in a row: exponential, 1 s at most, jittered by half."""
     longest = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 10))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 # spreads the replicas' retries, nothing secret
 

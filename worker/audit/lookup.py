@@ -1,13 +1,14 @@
-"""Whether records exist already: real-time gets by id, coalesced into one ``_mget`` for many askers."""
+"""Whether records exist already: real-time gets by id, coalesced into one ``_mget`` for many askers.
+
+An asker waits for a bounded time: what it does without an answer (send, or let the event rest) is
+not decided here. No answer is never "no".
+"""
 
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from typing import Any
-
-import orjson
 
 from worker.audit.index_template import DEAD_LETTER_MONTH
 from worker.audit.link import Call, OpenSearchLink, backoff_s
@@ -15,79 +16,123 @@ from worker.errors import AuditUnavailable
 
 _COALESCE_S = 0.002
 _MAX_IDS = 500
+_PATIENCE_S = 2.0
+# While the link is known to fail, one lookup in so many seconds finds out whether it still does.
+_PROBE_EVERY_S = 1.0
+_ANSWER = {"_source": "false", "filter_path": "docs.found,docs.error.type"}
 # What a get of an index that nobody has written to says: nothing of it is recorded.
 _NO_INDEX = "index_not_found_exception"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Question:
-    document_id: str
-    month: str
-    answer: asyncio.Future[bool]
+    """One caller: `open` are the ids without an answer yet."""
+
+    open: dict[str, str]
+    deadline: float
+    answer: asyncio.Future[frozenset[str]]
+    found: set[str] = field(default_factory=set)
+
+    def note(self, document_id: str, *, exists: bool) -> None:
+        """Take one id's answer; with the last one, the caller has its own."""
+        del self.open[document_id]
+        if exists:
+            self.found.add(document_id)
+        if not self.open and not self.answer.done():  # whoever asked may have been cancelled
+            self.answer.set_result(frozenset(self.found))
+
+
+_Asked = tuple[_Question, str, str]
+"""Who asks, the document's id, its month."""
 
 
 class RecordLookup:
     """Answers whether documents exist; sees every write that was answered, refreshed or not."""
 
-    def __init__(self, link: OpenSearchLink, prefix: str) -> None:
+    def __init__(self, link: OpenSearchLink, prefix: str, patience_s: float = _PATIENCE_S) -> None:
         """Look in ``PREFIX-YYYY.MM``, and for each id among the dead letters too."""
         self._link = link
         self._prefix = prefix
+        self._patience_s = patience_s
         self._questions: deque[_Question] = deque()
         self._asker: asyncio.Task[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
-        """Of `ids` (document id -> ``YYYY.MM``), those that exist; waits while OpenSearch is away.
+        """Of `ids` (document id -> ``YYYY.MM``), those that exist; a month without an index holds none.
 
-        A month whose index doesn't exist holds none. Raises AuditUnavailable once this closes.
+        Raises AuditUnavailable where OpenSearch has not answered in time, at once where it is known
+        to be away, and once this closes.
         """
-        if self._closed:
-            msg = "this worker stops: the audit is not asked any more"
-            raise AuditUnavailable(msg)
         if not ids:
             return frozenset()
+        if self._closed:
+            raise AuditUnavailable("this worker stops: the audit is not asked any more")
+        if self._link.health.failed_within(_PROBE_EVERY_S):
+            raise AuditUnavailable("OpenSearch is away: whether something is recorded is not known")
         loop = asyncio.get_running_loop()
-        asked = [_Question(document_id, month, loop.create_future()) for document_id, month in ids.items()]
-        self._questions.extend(asked)
+        question = _Question(dict(ids), loop.time() + self._patience_s, loop.create_future())
+        self._questions.append(question)
+        if self._alarm is None:
+            self._alarm = loop.call_at(question.deadline, self._expire)
         if self._asker is None or self._asker.done():
             self._asker = asyncio.create_task(self._ask_all(), name="audit lookup")
-        found = await asyncio.gather(*(question.answer for question in asked))
-        return frozenset(question.document_id for question, exists in zip(asked, found, strict=True) if exists)
+        return await question.answer
 
     async def close(self) -> None:
         """Stop asking; whoever waits gets AuditUnavailable."""
         self._closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._asker is not None:
             self._asker.cancel()
             await asyncio.gather(self._asker, return_exceptions=True)
         self._give_up()
 
+    def _expire(self) -> None:
+        """Fail whoever has waited long enough; one timer serves all, since all are equally patient."""
+        loop = asyncio.get_running_loop()
+        due = [q for q in self._questions if not q.answer.done() and q.deadline <= loop.time()]
+        reason = f"OpenSearch did not answer a lookup within {self._patience_s:g} s"
+        for question in due:
+            question.answer.set_exception(AuditUnavailable(reason))
+        waiting = [question.deadline for question in self._questions if not question.answer.done()]
+        self._alarm = loop.call_at(min(waiting), self._expire) if waiting else None
+
     async def _ask_all(self) -> None:
         await asyncio.sleep(_COALESCE_S)
         failures = 0
         try:
-            while batch := self._first_unanswered():
+            while batch := self._next_batch():
                 failures = 0 if await self._ask(batch) else failures + 1
                 if failures:
-                    self._questions.rotate(-len(batch))  # what cannot be answered now lets the others go first
                     await self._link.pause(backoff_s(failures))
         finally:
             self._give_up()  # after a mistake of ours: nobody is left waiting for no one
 
-    async def _ask(self, batch: Sequence[_Question]) -> bool:
+    def _next_batch(self) -> list[_Asked]:
+        """The ids of the first questions without an answer; they go to the end, so that others have their turn."""
+        batch: list[_Asked] = []
+        for _ in range(len(self._questions)):
+            question = self._questions.popleft()
+            if question.answer.done():
+                continue
+            self._questions.append(question)
+            batch.extend((question, document_id, month) for document_id, month in question.open.items())
+            if len(batch) >= _MAX_IDS:
+                break
+        return batch[:_MAX_IDS]
+
+    async def _ask(self, batch: Sequence[_Asked]) -> bool:
+        """Ask for a batch; whether every id of it was answered."""
         try:
-            self._answer(batch, await self._link.request(self._call(batch)))
+            unknown = self._note(batch, await self._link.request(self._call(batch)))
         except AuditUnavailable as error:
             self._link.health.failed(str(error))
             return False
         self._link.health.succeeded()
-        return True
-
-    def _first_unanswered(self) -> list[_Question]:
-        # A question stays in the queue until it is answered, so that whoever gives up finds it there.
-        self._questions = deque(question for question in self._questions if not question.answer.done())
-        return list(islice(self._questions, _MAX_IDS))
+        return unknown is None
 
     def _give_up(self) -> None:
         for question in self._questions:
@@ -95,13 +140,16 @@ class RecordLookup:
                 question.answer.set_exception(AuditUnavailable("this worker stops before the audit has answered"))
         self._questions.clear()
 
-    def _call(self, batch: Sequence[_Question]) -> Call:
-        indices = [(q.document_id, f"{self._prefix}-{part}") for q in batch for part in (q.month, DEAD_LETTER_MONTH)]
-        docs = [{"_index": index, "_id": document_id} for document_id, index in indices]
-        return Call("POST", "/_mget", orjson.dumps({"docs": docs}), {"_source": "false"}, timeout_s=10.0)
+    def _call(self, batch: Sequence[_Asked]) -> Call:
+        # Composed by hand: ids, months and prefixes are of letters, digits, dots and dashes.
+        letters = f'{{"_index":"{self._prefix}-{DEAD_LETTER_MONTH}","_id":"'
+        record = f'{{"_index":"{self._prefix}-'
+        docs = ",".join([f'{record}{month}","_id":"{id_}"}},{letters}{id_}"}}' for _, id_, month in batch])
+        # Nobody waits longer than the patience, and a connection that hangs is given up with them.
+        return Call("POST", "/_mget", b'{"docs":[%b]}' % docs.encode(), _ANSWER, timeout_s=self._patience_s)
 
-    def _answer(self, batch: Sequence[_Question], answer: Any) -> None:
-        """Set what is known; raise AuditUnavailable where an item could not be read."""
+    def _note(self, batch: Sequence[_Asked], answer: Any) -> str | None:
+        """Note what is known, and return why something is not; raises AuditUnavailable without an answer."""
         try:
             found = [_exists(doc) for doc in answer["docs"]]
             answers = list(zip(batch, found[::2], found[1::2], strict=True))
@@ -109,15 +157,13 @@ class RecordLookup:
             msg = "OpenSearch's answer to a lookup cannot be read"
             raise AuditUnavailable(msg) from error
         unknown = None
-        for question, *parts in answers:
+        for (question, document_id, _), *parts in answers:
             refused = [part for part in parts if isinstance(part, str)]
             if refused and True not in parts:
                 unknown = refused[0]
-            elif not question.answer.done():  # whoever asked may have been cancelled
-                question.answer.set_result(True in parts)
-        if unknown is not None:
-            msg = f"OpenSearch cannot say whether a record exists: {unknown}"
-            raise AuditUnavailable(msg)
+            else:
+                question.note(document_id, exists=True in parts)
+        return unknown
 
 
 def _exists(doc: Mapping[str, Any]) -> bool | str:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from schemas.audit import AuditRecord
-from worker.audit.bulk import BulkLimits, BulkWriter
-from worker.audit.health import AuditState
+from worker.audit.bulk import BulkLimits, BulkWriter, Document
+from worker.audit.health import AuditState, Health
 from worker.audit.link import Call, OpenSearchAccess, OpenSearchLink
 from worker.audit.lookup import RecordLookup
 from worker.errors import AuditUnavailable
@@ -27,6 +27,7 @@ class OpenSearchAudit:
         verify: bool = True,
         index_prefix: str = "systemaudit",
         limits: BulkLimits | None = None,
+        lookup_patience_s: float = 2.0,
     ) -> None:
         """Prepare; nothing is connected before the first request.
 
@@ -34,7 +35,17 @@ class OpenSearchAudit:
         """
         self._link = OpenSearchLink(OpenSearchAccess(url, user, password, ca_file, verify))
         self._writer = BulkWriter(self._link, index_prefix, limits)
-        self._lookup = RecordLookup(self._link, index_prefix)
+        self._lookup = RecordLookup(self._link, index_prefix, lookup_patience_s)
+
+    @property
+    def writer(self) -> BulkWriter:
+        """The writer, for the outbox that relieves it (see `outbox`)."""
+        return self._writer
+
+    @property
+    def health(self) -> Health:
+        """Whether OpenSearch answers and takes records."""
+        return self._link.health
 
     async def start(self) -> None:
         """Return once OpenSearch answers and has the index template, however long that takes."""
@@ -47,9 +58,18 @@ class OpenSearchAudit:
         """
         await self._writer.write(records)
 
+    async def write_documents(self, documents: Sequence[Document]) -> None:
+        """Like `write`, for what a journal kept: id, month (``YYYY.MM``) and JSON of each record."""
+        await self._writer.write_documents(documents)
+
     async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
-        """Of `ids` (document id -> ``YYYY.MM``), those that exist; see `RecordLookup.recorded`."""
+        """Of `ids` (document id -> ``YYYY.MM``), those that exist; raises AuditUnavailable (see `RecordLookup`)."""
         return await self._lookup.recorded(ids)
+
+    @property
+    def complete(self) -> bool:
+        """True: what this has taken is found at once; only an outbox holds what cannot be found yet."""
+        return True
 
     async def ready(self) -> None:
         """Ask once. Raises AuditUnavailable where OpenSearch does not answer within 3 s."""

@@ -24,6 +24,7 @@ class AuditUnderTest:
     audit: Any
     searcher: Any
     make_visible: Any
+    prefix: str = ""
 
     async def write(self, *records):
         await self.audit.write(records)
@@ -37,7 +38,7 @@ class AuditUnderTest:
 async def over_opensearch(opensearch, index_prefix):
     audit = OpenSearchAudit(opensearch.url, index_prefix=index_prefix)
     search = OpenSearchSearch(opensearch.url, index_prefix=index_prefix)
-    yield AuditUnderTest(audit, search, lambda: refresh(opensearch, index_prefix))
+    yield AuditUnderTest(audit, search, lambda: refresh(opensearch, index_prefix), index_prefix)
     await audit.close()
     await search.close()
 

@@ -1,5 +1,6 @@
 """What every audit promises, held against a real OpenSearch and against the embedded file."""
 
+import asyncio
 from datetime import datetime, timedelta
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from schemas.audit import Outcome, Reply
 from schemas.audit_query import AuditQuery
 from tests.unit.audit.audit_samples import NOON, audit_record, ids_of
+from worker.audit import index_template
+from worker.audit.link import Call
 from worker.errors import AuditUnavailable
 
 
@@ -134,11 +137,11 @@ class TestContract:
         ]
 
     async def test_a_record_written_twice_is_one_and_stays_the_first(self, audit):
-        first = audit_record(worker_id="first")
-        await audit.write(first, audit_record(worker_id="same call"))
-        await audit.write(audit_record(worker_id="second", seconds=5, attempt=7))  # accepted: whatever the attempt
+        first = audit_record()
+        await audit.write(first, first)
+        await audit.write(audit_record(attempt=7))  # accepted: whatever the attempt
         page = await audit.search(AuditQuery())
-        assert [record["worker_id"] for record in page.records] == ["first"]
+        assert [(record["worker_id"], record["attempt"]) for record in page.records] == [("worker-1", 1)]
 
     async def test_attempts_are_records_of_their_own_until_one_is_accepted(self, audit):
         deferred = [audit_record(outcome=Outcome.DEFERRED, attempt=n, seconds=n) for n in (1, 2)]
@@ -183,6 +186,33 @@ async def test_a_record_that_opensearch_cannot_index_is_kept_found_and_known(ove
     assert letter["index"].endswith("-2025.11")
     assert "attempt" in letter["error"]
     assert (await audit.search(AuditQuery())).total == 3
+
+
+async def test_what_two_workers_were_told_250_for_is_recorded_twice_and_said_so(over_opensearch):
+    audit = over_opensearch
+    first, second, same_bulk = (audit_record(worker_id=f"worker-{n}", seconds=n) for n in (1, 2, 3))
+    await audit.write(first, same_bulk)
+    await audit.write(second)
+    await audit.write(first, second, same_bulk)  # shipped again: nothing is added
+    page = await audit.search(AuditQuery())
+    shown = [(record["worker_id"], record["possible_duplicate"]) for record in page.records]
+    assert shown == [("worker-3", True), ("worker-2", True), ("worker-1", False)]
+
+
+async def test_an_upgrade_makes_new_fields_searchable_in_the_months_that_exist(over_opensearch, monkeypatch):
+    audit = over_opensearch
+    await audit.write(audit_record())
+    link = audit.audit._link
+    monkeypatch.setattr(index_template, "VERSION", 2)
+    monkeypatch.setitem(index_template._PROPERTIES, "colour", {"type": "keyword"})
+    await asyncio.gather(*(index_template.ensure_template(link, audit.prefix) for _ in range(5)))
+    mapping = await link.request(Call("GET", f"/{audit.prefix}-2025.11/_mapping"))
+    assert mapping[f"{audit.prefix}-2025.11"]["mappings"]["properties"]["colour"] == {"type": "keyword"}
+    monkeypatch.setattr(index_template, "VERSION", 1)  # an older replica
+    await index_template.ensure_template(link, audit.prefix)
+    await audit.write(audit_record(event_time=NOON.replace(month=1)))
+    mapping = await link.request(Call("GET", f"/{audit.prefix}-2025.01/_mapping"))
+    assert "colour" in mapping[f"{audit.prefix}-2025.01"]["mappings"]["properties"]
 
 
 async def test_a_page_that_reaches_the_last_searchable_record_is_answered(over_opensearch):

@@ -56,7 +56,7 @@ class ScriptedTransport:
         self.documents = {}
         self.requests = []
         self.bulks = []
-        self.template_there = False
+        self.templates = set()
         self.held = asyncio.Event()
         self.held.set()
         self.arrived = asyncio.Event()
@@ -70,8 +70,9 @@ class ScriptedTransport:
     async def perform_request(self, method, url, params=None, body=None, timeout=None, *, headers=None):  # noqa: ASYNC109
         self.requests.append((method, url))
         if "_index_template" in url:
-            there, self.template_there = self.template_there, self.template_there or method == "PUT"
-            return there if method == "HEAD" else {"acknowledged": True}
+            return self._template(method, url.rpartition("/")[2])
+        if url.endswith("/_mapping"):
+            return {"acknowledged": True}
         self.arrived.set()
         await self.held.wait()
         step = self.steps.popleft() if self.steps else None
@@ -86,6 +87,12 @@ class ScriptedTransport:
 
     async def close(self):
         self.closed = True
+
+    def _template(self, method, name):
+        if method == "PUT":
+            self.templates.add(name)
+            return {"acknowledged": True}
+        return {"index_templates": [{"name": there} for there in self.templates]}
 
     def _bulk(self, body, step):
         lines = [orjson.loads(line) for line in body.splitlines()]
@@ -114,9 +121,68 @@ class ScriptedTransport:
             return step
         if callable(step):
             return {"docs": [step(doc) for doc in docs]}
-        return {"docs": [{"found": (doc["_index"], doc["_id"]) in self.documents} for doc in docs]}
+        return {"docs": [self._get(doc) for doc in docs]}
+
+    def _get(self, doc):
+        stored = self.documents.get((doc["_index"], doc["_id"]))
+        if stored is None:
+            return {"found": False}
+        wanted = doc.get("_source", ())
+        return {"found": True, "_source": {name: stored[name] for name in wanted if name in stored}}
 
 
 def statuses(*of_items: int) -> Callable:
     """A bulk's answer by position; items beyond are created."""
     return lambda position, _key: of_items[position] if position < len(of_items) else 201
+
+
+class MemoryQueue:
+    """An OutboxQueue in memory; while `refusing` is set, it takes nothing and is not there."""
+
+    def __init__(self, *messages):
+        self.messages = deque(messages)
+        self.refusing = None
+        self.most_in_hand = 0
+        self.changed = asyncio.Event()
+        self.shipping = False
+        self.puts = 0
+
+    async def put(self, bodies):
+        self.puts += 1
+        await asyncio.sleep(0)
+        if self.refusing:
+            raise self.refusing
+        self.messages.extend(bodies)
+        self.changed.set()
+
+    async def depth(self):
+        return None if self.refusing else len(self.messages)
+
+    async def ship(self, write, stop):
+        stopped = asyncio.ensure_future(stop.wait())
+        self.shipping = True
+        try:
+            while not stop.is_set():
+                self.changed.clear()
+                if not self.messages:
+                    woken = asyncio.ensure_future(self.changed.wait())
+                    await asyncio.wait({woken, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                    woken.cancel()
+                    continue
+                await self._ship(write, stopped)
+        finally:
+            self.shipping = False
+            stopped.cancel()
+
+    async def _ship(self, write, stopped):
+        in_hand = [self.messages.popleft() for _ in range(min(5, len(self.messages)))]
+        writing = {asyncio.ensure_future(write(body)): body for body in in_hand}
+        try:
+            await asyncio.wait(
+                {stopped, asyncio.gather(*writing, return_exceptions=True)}, return_when="FIRST_COMPLETED"
+            )
+        finally:
+            for task, body in writing.items():
+                if not task.done() or task.cancelled() or task.exception():
+                    task.cancel()
+                    self.messages.append(body)

@@ -33,7 +33,7 @@ async def writer_over(transport, **limits):
     [
         (201, False, Verdict.DURABLE),
         (200, False, Verdict.DURABLE),
-        (409, False, Verdict.DURABLE),
+        (409, False, Verdict.THERE_ALREADY),
         (429, False, Verdict.AGAIN),
         (500, False, Verdict.AGAIN),
         (503, False, Verdict.AGAIN),
@@ -41,7 +41,7 @@ async def writer_over(transport, **limits):
         (403, False, Verdict.DEAD_LETTER),
         (404, False, Verdict.DEAD_LETTER),
         (201, True, Verdict.DURABLE),
-        (409, True, Verdict.DURABLE),
+        (409, True, Verdict.THERE_ALREADY),
         (429, True, Verdict.AGAIN),
         (400, True, Verdict.AGAIN),
         (403, True, Verdict.AGAIN),
@@ -64,7 +64,7 @@ async def test_the_template_is_installed_before_the_first_record():
     async with writer_over(transport) as writer:
         await writer.write([audit_record()])
     assert transport.requests == [
-        ("HEAD", "/_index_template/test-v1"),
+        ("GET", "/_index_template/test-v*"),
         ("PUT", "/_index_template/test-v1"),
         ("POST", "/_bulk"),
     ]
@@ -72,10 +72,10 @@ async def test_the_template_is_installed_before_the_first_record():
 
 async def test_a_template_that_is_there_is_left_alone():
     transport = ScriptedTransport()
-    transport.template_there = True
+    transport.templates = {"test-v1"}
     async with writer_over(transport) as writer:
         await writer.start()
-    assert transport.requests == [("HEAD", "/_index_template/test-v1")]
+    assert transport.requests == [("GET", "/_index_template/test-v*")]
 
 
 async def test_writing_nothing_asks_nothing():
@@ -121,14 +121,6 @@ async def test_a_writer_waits_while_opensearch_is_away_and_the_state_says_since_
         assert "cannot be reached" in state.reason
         await writing
         assert writer.waiting == 0
-
-
-async def test_what_an_unanswered_bulk_created_is_durable_the_second_time():
-    record = audit_record()
-    transport = ScriptedTransport(SILENT, statuses(409))
-    async with writer_over(transport) as writer:
-        await writer.write([record])
-    assert len(transport.bulks) == 1
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -240,6 +232,46 @@ async def test_a_cancelled_writer_does_not_take_its_records_back():
         transport.held.set()
         await writer.write([audit_record(2)])
     assert len(transport.documents) == 2
+
+
+async def test_a_cancelled_shipment_takes_its_records_back_since_the_outbox_has_them():
+    transport = ScriptedTransport()
+    transport.held.clear()
+    async with writer_over(transport) as writer:
+        record = audit_record()
+        document = (record.document_id, record.index_month, record.to_json())
+        shipping = asyncio.create_task(writer.write_documents([document], shipped=True))
+        await transport.arrived.wait()
+        assert writer.waiting == 1
+        shipping.cancel()
+        await asyncio.wait({shipping})
+        assert writer.waiting == 0
+
+
+async def test_a_bulk_that_is_sent_again_leaves_out_what_became_durable_elsewhere():
+    transport = ScriptedTransport(AWAY)
+    transport.held.clear()
+    async with writer_over(transport) as writer:
+        elsewhere, here = (asyncio.create_task(writer.write([audit_record(n)])) for n in range(2))
+        await transport.arrived.wait()
+        writer.settle(writer.overdue(0.0)[:1])
+        await elsewhere
+        transport.held.set()
+        await here
+    assert transport.bulks == [[("test-2025.11", audit_record(1).document_id)]]
+
+
+async def test_records_are_overdue_oldest_first_and_not_before_their_time():
+    transport = ScriptedTransport()
+    transport.held.clear()
+    async with writer_over(transport) as writer:
+        writing = [asyncio.create_task(writer.write([audit_record(n)])) for n in range(3)]
+        await transport.arrived.wait()
+        assert writer.overdue(60.0) == []
+        assert [entry.document_id for entry in writer.overdue(0.0)] == [audit_record(n).document_id for n in range(3)]
+        transport.held.set()
+        await asyncio.gather(*writing)
+        assert writer.overdue(0.0) == []
 
 
 async def test_closing_sends_what_waits():

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from schemas.audit import AuditRecord, Outcome
 from schemas.audit_query import AuditQuery
 from tests.unit.audit.audit_samples import NOON, ScriptedTransport, audit_record, status_error
+from worker.audit import index_template as module
 from worker.audit.entries import Ticket, bury, entry_of, restore
 from worker.audit.index_template import VERSION, ensure_template, index_template
 from worker.audit.link import OpenSearchAccess, OpenSearchLink, connect
@@ -45,30 +46,81 @@ def test_a_template_is_for_its_prefix_alone_and_the_longer_prefix_wins():
     assert long["template"]["settings"]["index"]["auto_expand_replicas"] == "0-2"
 
 
+def link_over(transport):
+    return OpenSearchLink(OpenSearchAccess("http://127.0.0.1:1"), transport)
+
+
 class TestEnsureTemplate:
-    class Transport(ScriptedTransport):
-        """Refuses to create; `wins` tells whether another replica has created meanwhile."""
+    class Refusing(ScriptedTransport):
+        """Refuses to create; `wins` is the version that another replica has created meanwhile."""
 
         def __init__(self, *, wins):
             super().__init__()
             self.wins = wins
 
-        async def perform_request(self, method, url, params=None, body=None, **_):
+        def _template(self, method, name):
             if method == "PUT":
-                self.template_there = self.wins
+                self.templates |= {self.wins} - {None}
                 raise status_error(400, "illegal_argument_exception")
-            return self.template_there
+            return super()._template(method, name)
 
-    async def test_losing_the_race_against_another_replica_is_success(self):
-        transport = self.Transport(wins=True)
-        await ensure_template(OpenSearchLink(OpenSearchAccess("http://127.0.0.1:1"), transport), "test")
-        assert transport.template_there
+    @pytest.mark.parametrize("wins", [f"test-v{VERSION}", f"test-v{VERSION + 1}"], ids=["alike", "newer"])
+    async def test_losing_the_race_against_another_replica_is_success(self, wins):
+        transport = self.Refusing(wins=wins)
+        await ensure_template(link_over(transport), "test")
+        assert transport.templates == {wins}
 
     async def test_a_refusal_in_earnest_is_told_with_the_templates_name(self):
         with pytest.raises(AuditUnavailable, match="index template test-v1"):
-            await ensure_template(
-                OpenSearchLink(OpenSearchAccess("http://127.0.0.1:1"), self.Transport(wins=False)), "test"
-            )
+            await ensure_template(link_over(self.Refusing(wins=None)), "test")
+
+    async def test_a_list_that_cannot_be_read_is_no_list(self):
+        transport = ScriptedTransport()
+        transport._template = lambda *_: ["what"]
+        with pytest.raises(AuditUnavailable, match="list of index templates"):
+            await ensure_template(link_over(transport), "test")
+
+    @pytest.mark.parametrize(
+        ("there", "version", "asked"),
+        [
+            (set(), 3, ["GET /_index_template/test-v*", "PUT /_index_template/test-v3"]),
+            ({"test-v3"}, 3, ["GET /_index_template/test-v*"]),
+            ({"test-v4", "test-v1"}, 3, ["GET /_index_template/test-v*"]),
+            ({"test-v10"}, 9, ["GET /_index_template/test-v*"]),
+            (
+                {"test-v2"},
+                3,
+                ["GET /_index_template/test-v*", "PUT /test-*/_mapping", "PUT /_index_template/test-v3"],
+            ),
+            (
+                {"test-vip-v7", "test-v", "test-v7x"},
+                3,
+                ["GET /_index_template/test-v*", "PUT /_index_template/test-v3"],
+            ),
+        ],
+        ids=["nothing", "itself", "a newer one", "a newer one of two digits", "an older one", "others' names"],
+    )
+    async def test_a_template_is_installed_or_upgraded_and_never_downgraded(self, monkeypatch, there, version, asked):
+        monkeypatch.setattr(module, "VERSION", version)
+        transport = ScriptedTransport()
+        transport.templates = set(there)
+        await ensure_template(link_over(transport), "test")
+        assert [f"{method} {url}" for method, url in transport.requests] == asked
+        assert there <= transport.templates
+
+    async def test_indices_that_refuse_the_new_fields_do_not_hold_the_upgrade_up(self, monkeypatch):
+        monkeypatch.setattr(module, "VERSION", 2)
+
+        class Stubborn(ScriptedTransport):
+            async def perform_request(self, method, url, *args, **kwargs):
+                if url.endswith("_mapping"):
+                    raise status_error(400, "mapper cannot be changed")
+                return await super().perform_request(method, url, *args, **kwargs)
+
+        transport = Stubborn()
+        transport.templates = {"test-v1"}
+        await ensure_template(link_over(transport), "test")
+        assert transport.templates == {"test-v1", "test-v2"}
 
 
 def test_a_question_becomes_terms_and_ranges_only():
@@ -89,7 +141,7 @@ def test_a_question_becomes_terms_and_ranges_only():
 async def test_a_dead_letter_gives_back_the_very_record():
     record = audit_record(recipient=None, outcome=Outcome.INVALID)
     entry = entry_of(record, "test", Ticket(1, asyncio.get_running_loop().create_future()))
-    letter = bury(entry, "test", "400 because")
+    letter = bury(entry, "400 because")
     document = orjson.loads(letter.document)
     assert (letter.index, letter.document_id, letter.ticket) == ("test-deadletter", record.document_id, entry.ticket)
     restored = restore(document)

@@ -13,8 +13,8 @@ RECORD = audit_record()
 IDS = ids_of(RECORD)
 
 
-def lookup_over(transport):
-    return RecordLookup(OpenSearchLink(OpenSearchAccess("http://127.0.0.1:1"), transport), "test")
+def lookup_over(transport, patience_s=2.0):
+    return RecordLookup(OpenSearchLink(OpenSearchAccess("http://127.0.0.1:1"), transport), "test", patience_s)
 
 
 def holding(*records, index="test-2025.11", steps=()):
@@ -108,3 +108,59 @@ async def test_closing_fails_who_waits(arrived):
         await asyncio.wait_for(asking, 5)
     with pytest.raises(AuditUnavailable):
         await lookup.recorded(IDS)
+
+
+@pytest.mark.parametrize("hangs", [True, False], ids=["frozen", "refusing connections"])
+async def test_an_asker_is_told_in_time_that_nobody_knows(hangs):
+    transport = holding(RECORD, steps=[AWAY] * 10_000)
+    if hangs:
+        transport.held.clear()
+    lookup = lookup_over(transport, patience_s=0.05)
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(AuditUnavailable, match=r"within 0\.05 s"):
+        await lookup.recorded(IDS)
+    assert 0.04 < asyncio.get_running_loop().time() - began < 1.0
+    await lookup.close()
+
+
+async def test_each_asker_has_the_whole_patience():
+    transport = holding(RECORD)
+    transport.held.clear()
+    lookup = lookup_over(transport, patience_s=0.2)
+    first = asyncio.create_task(lookup.recorded(IDS))
+    await asyncio.sleep(0.1)
+    second = asyncio.create_task(lookup.recorded(IDS))
+    with pytest.raises(AuditUnavailable):
+        await first
+    transport.held.set()
+    assert await second == set(IDS)
+
+
+async def test_nobody_waits_while_the_link_is_known_to_fail_and_one_in_a_while_finds_out(monkeypatch):
+    transport = holding(RECORD)
+    lookup = lookup_over(transport)
+    lookup._link.health.failed("away, as the writer saw")
+    with pytest.raises(AuditUnavailable, match="is away"):
+        await lookup.recorded(IDS)
+    assert transport.requests == []
+    monkeypatch.setattr("worker.audit.lookup._PROBE_EVERY_S", 0.0)
+    assert await lookup.recorded(IDS) == set(IDS)
+    assert not lookup._link.health.failing
+
+
+async def test_records_that_are_refused_do_not_keep_lookups_from_being_answered():
+    lookup = lookup_over(holding(RECORD))
+    lookup._link.health.refused("the disk is full")
+    assert await lookup.recorded(IDS) == set(IDS)
+    assert lookup._link.health.failing
+
+
+async def test_an_asker_who_left_holds_up_nobody():
+    transport = holding(RECORD)
+    transport.held.clear()
+    lookup = lookup_over(transport)
+    left, stays = (asyncio.create_task(lookup.recorded(IDS)) for _ in range(2))
+    await transport.arrived.wait()
+    left.cancel()
+    transport.held.set()
+    assert await stays == set(IDS)

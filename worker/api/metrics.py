@@ -1,0 +1,71 @@
+"""``GET /metrics``: what a process can be measured by, in Prometheus' text form or OpenMetrics.
+
+Values are pulled: each is read when somebody asks, by a function of whoever owns it, so that
+counting costs the mail nothing. The registry is this endpoint's own; nothing is global.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+log = structlog.get_logger(__name__)
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*\Z", re.ASCII)
+
+Readings = Mapping[str, tuple[str, Callable[[], float | None]]]
+"""By metric name: its description, and how its value is read now; None leaves it out of this answer."""
+
+
+def metrics_router(gauges: Readings, counters: Readings | None = None) -> APIRouter:
+    """Build the endpoint over what goes up and down and what only goes up (names end in ``_total``).
+
+    The process's own CPU, memory and descriptors are there, too. Raises ValueError for a name that
+    needs quotes in Prometheus' queries.
+    """
+    wrong = [name for name in (*gauges, *(counters or {})) if not _NAME.match(name)]
+    if wrong:
+        raise ValueError(f"not a metric's name: {wrong[0]!r}")
+    registry = CollectorRegistry()
+    registry.register(_Pulled(gauges, counters or {}))
+    ProcessCollector(registry=registry)
+    router = APIRouter(tags=["health"])
+
+    @router.get("/metrics", summary="Measurements for Prometheus", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        # The media type says which text form the asker reads.
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": content_type})
+
+    return router
+
+
+class _Pulled(Collector):
+    """Reads every value when it is collected."""
+
+    def __init__(self, gauges: Readings, counters: Readings) -> None:
+        self._read: list[tuple[Callable[..., Any], str, str, Callable[[], float | None]]] = [
+            *((GaugeMetricFamily, name, text, read) for name, (text, read) in gauges.items()),
+            *((CounterMetricFamily, name, text, read) for name, (text, read) in counters.items()),
+        ]
+
+    def describe(self) -> Iterable[Metric]:
+        """The metrics without their values: registering asks, and must not read any."""
+        return [family(name, text) for family, name, text, _ in self._read]
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics whose value is known now."""
+        for family, name, text, read in self._read:
+            try:
+                value = read()
+            except Exception:
+                log.exception("a metric cannot be read", metric=name)
+                continue
+            if value is not None:
+                yield family(name, text, value=float(value))
