@@ -30,9 +30,11 @@ _HELD_S = 15.0
 _FEWEST = 4
 _UNKNOWN = 50  # as long as nothing has ended, nobody knows how fast a server is
 _SMOOTHING_S = 5.0
-# Who has just begun is no slow one yet: so long, everybody may stand in line.
-GRACE_S = 0.25
+# Who has just begun is no slow one yet: a connection, TLS, a login and a first mail take a moment.
+GRACE_S = 2.0
 LONGEST_LINE_S = 1.0
+# How often a line is looked at whether it moves.
+LOOK_S = 0.25
 
 Provider = tuple[str, int]
 """Host and port, as the record writes them."""
@@ -68,7 +70,7 @@ class _Pace:
         self.at = now
 
     def per_second(self, now: float) -> float:
-        known_for = max(now - self.began, GRACE_S)
+        known_for = max(now - self.began, LOOK_S)
         return self.value * math.exp((self.at - now) / _SMOOTHING_S) / (1 - math.exp(-known_for / _SMOOTHING_S))
 
 
@@ -115,7 +117,7 @@ class _Bound:
 
     def line_room(self, key: Key, now: float) -> float:
         count = self._counts.get(key)
-        if count is None or now - count.pace.began < GRACE_S:
+        if count is None or (count.pace.value == 0.0 and now - count.pace.began < GRACE_S):
             return math.inf
         return count.pace.per_second(now) * LONGEST_LINE_S
 

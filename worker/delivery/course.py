@@ -102,7 +102,7 @@ class Course:
 
     async def run(self) -> Settlement:
         """Take every step until one ends the delivery."""
-        early = self._rest_until_due() or await self._rest_in_a_crowd() or await self._see_what_is_known()
+        early = self._rest_until_due() or await self._see_what_is_known()
         if early is not None:
             return early
         expires_at = self._event.data.expires_at
@@ -114,11 +114,6 @@ class Course:
             return await self._resolve_and_send()
         except Interrupted:
             return Return(self._progress.headers())
-
-    async def _rest_in_a_crowd(self) -> Settlement | None:
-        """Turn away at once what could only wait behind its tenant's other mail: a flood has to be cheap."""
-        refusal = self._ports.lines.refuse_early(self._event.scope, self._incoming.lane)
-        return None if refusal is None else await self._rest_for_room(refusal)
 
     # What is known
 
@@ -293,7 +288,10 @@ class Course:
         return await self._rest(Outcome.THROTTLED, reason, short=CROWDED_HOPS)
 
     async def _rest(self, outcome: Outcome, reason: str, short: int = SHORT_HOPS) -> Settlement:
-        """Rest uncharged; recorded where the rest before was not one of this kind."""
+        """Rest uncharged; recorded where the rest before was not one of this kind.
+
+        The first rests for a cap are seconds and need no record: a flood of them would be a flood of records.
+        """
         this, rest = self._round(), hop_rest(self._progress.hops, self._conditions.jitter(), short=short)
         match this.too_late(rest.until(this.now)):
             case Expired():
@@ -302,7 +300,7 @@ class Course:
             case Exhausted():
                 return await self._park(Outcome.EXHAUSTED, reason)
         progress = replace(self._progress, suspect=self._suspect)
-        if progress.resting != outcome.value:
+        if progress.resting != outcome.value and not (outcome is Outcome.THROTTLED and progress.hops < CROWDED_HOPS):
             await self._record_all(outcome, reason, next_attempt_at=rest.until(this.now))
             progress = replace(progress, attempt=progress.attempt + 1, resting=outcome.value)
         return Later(rest.tier, rest.wait_s, replace(progress, hops=progress.hops + 1).headers())

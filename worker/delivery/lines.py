@@ -10,8 +10,11 @@ from collections import deque
 from dataclasses import dataclass
 
 from schemas.smtp_config import Scope
-from worker.delivery.admission import GRACE_S, Admission, Key, Provider, Refusal, Ticket
+from worker.delivery.admission import LOOK_S, Admission, Key, Provider, Refusal, Ticket
 from worker.delivery.ports import Lane
+
+# Longer than any rest of the crowded, so that the cheap look is taken at all of them when they come back.
+_CROWDED_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,13 @@ class Lines:
         """Take over the admission: places that are given back go to the lines first."""
         self._admission = admission
         self._lines: dict[Key, deque[_Waiting]] = {}
+        self._crowded_until = 0.0
         admission.on_leave = self._left
 
     def refuse_early(self, scope: Scope, lane: Lane) -> Refusal | None:
         """See `Admission.refuse_early`."""
-        return self._admission.refuse_early(scope, lane)
+        refusal = self._admission.refuse_early(scope, lane)
+        return None if refusal is None else self._remembered(refusal)
 
     async def enter(self, scope: Scope, provider: Provider, lane: Lane) -> Ticket | Refusal:
         """Admit an event, at once or after a moment; a Refusal means that it had better rest."""
@@ -41,7 +46,7 @@ class Lines:
         if isinstance(found, Ticket):
             return found
         if len(self._lines.get(found.key, ())) >= self._admission.line_room(found):
-            return found
+            return self._remembered(found)
         waiting = _Waiting(scope, provider, lane, asyncio.get_running_loop().create_future())
         self._stand(found, waiting)
         try:
@@ -53,9 +58,18 @@ class Lines:
                     answer.leave()
             raise
 
+    @property
+    def crowded(self) -> bool:
+        """True from the first event that had to rest for a cap until a while after the last one."""
+        return asyncio.get_running_loop().time() < self._crowded_until
+
     def __len__(self) -> int:
         """How many wait."""
         return sum(map(len, self._lines.values()))
+
+    def _remembered(self, refusal: Refusal) -> Refusal:
+        self._crowded_until = asyncio.get_running_loop().time() + _CROWDED_S
+        return refusal
 
     def _stand(self, refusal: Refusal, waiting: _Waiting) -> None:
         line = self._lines.get(refusal.key)
@@ -85,7 +99,7 @@ class Lines:
             line.popleft()
 
     def _look_later(self, refusal: Refusal) -> None:
-        asyncio.get_running_loop().call_later(GRACE_S, self._look, refusal)
+        asyncio.get_running_loop().call_later(LOOK_S, self._look, refusal)
 
     def _look(self, refusal: Refusal) -> None:
         """Send away who came last of a line that moves too slowly."""
@@ -95,7 +109,7 @@ class Lines:
         while len(line) > room:
             last = line.pop()
             if not last.answered.done():
-                last.answered.set_result(refusal)
+                last.answered.set_result(self._remembered(refusal))
         if line:
             self._look_later(refusal)
         else:

@@ -17,6 +17,7 @@ from schemas.cloudevents import InvalidEvent, parse_event
 from schemas.event import EmailEvent
 from worker.delivery import records
 from worker.delivery.course import Conditions, Course, PipelinePorts
+from worker.delivery.crowd import turn_away
 from worker.delivery.large import off_loop_if_large
 from worker.delivery.ports import Incoming, Park, Settlement
 from worker.delivery.progress import read_progress
@@ -59,6 +60,10 @@ class Pipeline:
         returned to the queue.
         """
         received = datetime.now(UTC)
+        if self._ports.lines.crowded:
+            rest = turn_away(incoming, self._ports.lines, self._conditions.jitter)
+            if rest is not None:
+                return rest
         try:
             event = await off_loop_if_large(
                 incoming.body, parse_event, incoming.body, incoming.content_type, incoming.headers

@@ -83,7 +83,8 @@ def end_of(progress: Progress) -> Settlement:
     """How an event ends of whom nobody waits any more but, perhaps, for an operator."""
     if not progress.held:
         return Ack()
-    left = replace(progress, pending=progress.held, doubtful=())
+    doubtful = tuple(each for each in progress.held if each in progress.doubtful)
+    left = replace(progress, pending=progress.held, doubtful=doubtful)
     return Park(progress.held_reason, progress.held_detail, progress.held, left.headers())
 
 
@@ -148,12 +149,14 @@ def _has_had_its_day(one: Judged, this: Round) -> bool:
 
 
 def _with_held(progress: Progress, held: Iterable[Judged], outcome: Outcome | None = None) -> Progress:
-    """Add recipients for an operator; the first one's reason stands for all."""
+    """Add recipients for an operator; the first one's reason stands for all, and a doubt is not forgotten."""
     for one in held:
         reason = (outcome or one.verdict.outcome).value
         detail = f"{one.verdict.rule}: {one.verdict.reason}"
+        doubt = (one.recipient,) if one.verdict.outcome is Outcome.IN_DOUBT else ()
         progress = replace(
             progress,
+            doubtful=(*(each for each in progress.doubtful if each not in doubt), *doubt),
             held=(*progress.held, one.recipient),
             held_reason=progress.held_reason or reason,
             held_detail=progress.held_detail or detail,
@@ -162,9 +165,10 @@ def _with_held(progress: Progress, held: Iterable[Judged], outcome: Outcome | No
 
 
 def _next_round(progress: Progress, waiting: tuple[Judged, ...], resend: tuple[Judged, ...]) -> Progress:
-    doubtful = {*progress.doubtful, *(one.recipient for one in resend)}
     pending = tuple(one.recipient for one in (*waiting, *resend))
-    return replace(progress, pending=pending, doubtful=tuple(r for r in pending if r in doubtful))
+    known = {*progress.doubtful, *(one.recipient for one in resend)}
+    doubtful = tuple(each for each in (*pending, *progress.held) if each in known)
+    return replace(progress, pending=pending, doubtful=doubtful)
 
 
 def _later(rest: Rest, progress: Progress) -> Settlement:

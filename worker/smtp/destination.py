@@ -22,6 +22,14 @@ from worker.smtp.room import Guest
 
 # After a failed dial beside connections that work, so that a full server is not asked at every message.
 DIAL_AGAIN_S = 5.0
+# Beside connections that work, a refused login is tried again after this, doubled each time: accounts get locked.
+LOGIN_AGAIN_S = 10.0
+MAX_LOGIN_AGAIN_S = 300.0
+# With no connection up, mail gets the last refusal for so long: less than a breaker's first backoff (10 s), whose
+# probe has to reach the server, and longer than mail takes that was past the breaker when it opened.
+REFUSED_S = 5.0
+# A record that was dialled this lately may be dialled several times at once; else one goes ahead and finds out.
+PROVEN_S = 10.0
 # A 421 this soon after a message is about messages; a later one is about idling.
 RIGHT_AFTER_S = 1.0
 _OPENING = frozenset({Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.AUTH})
@@ -64,7 +72,11 @@ class Destination:
         """Calls of the pool's `send` that have not returned."""
         self._available: dict[SmtpConnection, None] = {}
         self._dials_at_once = 1
+        self._dialled_at = -PROVEN_S
         self._no_dial_before = 0.0
+        self._refusal: Answer | None = None
+        self._refused_at = 0.0
+        self._refused_logins = 0
         self._limit = ConnectionLimit(config.max_connections)
         self._messages = MessageLimit()
         now = self._loop.time()
@@ -86,12 +98,17 @@ class Destination:
     # What the pool asks
 
     def offer(self) -> None:
-        """Let connections that can take a message have what waits; an idle one goes before a busy one."""
+        """Let connections that can take a message have what waits; an idle one goes before a busy one.
+
+        What could only repeat a login that was refused a moment ago has that refusal for its answer.
+        """
         while self.waiting and self._available and not self._blocked():
             last = next(reversed(self._available))  # used last, so that the others grow old and end
             chosen = next((each for each in reversed(self._available) if each.idle), last)
             del self._available[chosen]
             chosen.pull()
+        if self.waiting and self._refusal and self._only_repeats(self._loop.time()):
+            self.fail(self._refusal)
 
     def dials_wanted(self) -> int:
         """Return how many connections to begin making now."""
@@ -101,7 +118,8 @@ class Destination:
         room = self._limit.allowed(now) - self.size
         if room <= 0 or self._blocked() or (now < self._no_dial_before and self._up):
             return 0
-        return max(0, min(len(self.waiting), self._dials_at_once, room + self.dialling) - self.dialling)
+        at_once = self._dials_at_once if self._proven(now) else 1
+        return max(0, min(len(self.waiting), at_once, room + self.dialling) - self.dialling)
 
     def surplus(self) -> list[SmtpConnection]:
         """Return the connections that are to end: beyond the limit, or idle where nothing more will come."""
@@ -143,7 +161,10 @@ class Destination:
     def dialled(self, connection: SmtpConnection) -> None:
         """Take a new connection and start it."""
         self.dialling -= 1
-        self._dials_at_once *= 2
+        now = self._loop.time()
+        self._dials_at_once = 2 * self._dials_at_once if self._proven(now) else 2
+        self._dialled_at = now
+        self._refusal, self._refused_logins = None, 0
         self.connections[connection] = None
         connection.start()
 
@@ -155,8 +176,13 @@ class Destination:
         up = self._up
         if up and _too_many_connections(answer):
             self._limit.refused(up + self.dialling, now)  # those under way lower it further where they fail
+        again_s = DIAL_AGAIN_S
+        if _login_refused(answer):
+            self._refusal, self._refused_at = answer, now
+            again_s = min(MAX_LOGIN_AGAIN_S, LOGIN_AGAIN_S * 2.0**self._refused_logins)
+            self._refused_logins += again_s < MAX_LOGIN_AGAIN_S
         if up:
-            self._no_dial_before = now + DIAL_AGAIN_S
+            self._no_dial_before = now + again_s
             self._wake_at(self._no_dial_before)
         elif not self.dialling:
             self.fail(answer)
@@ -227,6 +253,12 @@ class Destination:
     def _up(self) -> int:
         return sum(each.usable for each in self.connections)
 
+    def _proven(self, now: float) -> bool:
+        return self._up > 0 and now - self._dialled_at < PROVEN_S
+
+    def _only_repeats(self, now: float) -> bool:
+        return not (self._up or self.dialling) and now - self._refused_at < REFUSED_S
+
     def _learn(self, answer: Answer) -> None:
         if decide(answer).outcome is Outcome.THROTTLED:
             now = self._loop.time()
@@ -274,6 +306,10 @@ def _too_many_connections(answer: Answer) -> bool:
     if reply is None or answer.phase not in _OPENING:
         return False
     return reply.code in (CLOSING, _NO_SERVICE) or decide(answer).outcome is Outcome.THROTTLED
+
+
+def _login_refused(answer: Answer) -> bool:
+    return answer.phase is Phase.AUTH and answer.reply is not None and decide(answer).outcome is Outcome.CONFIG_FAULT
 
 
 def _never_begun(answers: Mapping[str, Answer]) -> bool:
