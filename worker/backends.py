@@ -122,14 +122,13 @@ async def real_backend(settings: Settings, *, consuming: bool, api: bool) -> Asy
         )
         stack.push_async_callback(publisher.close)
         publisher.start_connecting(declare=True)
-        connected: Check = lambda: None if publisher.connected else "the connection to RabbitMQ is down"  # noqa: E731
         front = work = None
         if api:
             search = await stack.enter_async_context(open_search(settings))
             front = Front(RabbitIntake(publisher), search)
         if consuming:
             work = await stack.enter_async_context(open_workshop(settings, publisher, _opensearch(settings)))
-        yield Backend(front, work, {"publisher": connected, **(work.checks if work else {})})
+        yield Backend(front, work, {"publisher": publisher.missing, **(work.checks if work else {})})
 
 
 @dataclass(frozen=True, slots=True)

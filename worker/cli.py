@@ -14,6 +14,8 @@ import typer
 from worker import __version__
 from worker.cli_audit import audit_app
 from worker.cli_config import config_app
+from worker.cli_parked import parked_app
+from worker.cli_topology import topology_app
 from worker.errors import PostboteError, SecretKeyMissing, SecretUnreadable, SettingsError
 from worker.settings import Settings, load_settings
 
@@ -28,6 +30,8 @@ secrets_app = typer.Typer(help="Keys for the stored SMTP passwords.", no_args_is
 db_app = typer.Typer(help="The database of SMTP records.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(audit_app, name="audit")
+app.add_typer(parked_app, name="parked")
+app.add_typer(topology_app, name="topology")
 app.add_typer(secrets_app, name="secrets")
 app.add_typer(db_app, name="db")
 

@@ -86,6 +86,11 @@ class SqliteAudit:
             self._committer = asyncio.create_task(self._commit_all(), name="audit committer")
         await waiting.done
 
+    @property
+    def complete(self) -> bool:
+        """True: whatever was written can be found."""
+        return True
+
     async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
         """Of `ids` (document id -> month, which a single file needn't know), those that exist.
 

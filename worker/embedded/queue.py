@@ -10,17 +10,19 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, assert_never
 
 import orjson
 import structlog
 
-from worker.delivery.ports import Ack, Incoming, Lane, Park, Return, Settlement
-from worker.embedded.queue_file import ParkedMessage, QueueFile, Taken
+from worker.delivery.ports import Ack, Incoming, Lane, Later, Park, Return, Settlement
+from worker.embedded.queue_file import ParkedRow, QueueFile, Taken, parked_by_the_queue
 from worker.errors import BrokerUnavailable, PostboteError, PublishRefused
 
 log = structlog.get_logger(__name__)
@@ -62,16 +64,12 @@ class SqliteQueue:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
 
-    async def publish(self, body: bytes, *, content_type: str, headers: Mapping[str, Any], lane: Lane) -> None:
+    async def publish(self, body: bytes, *, content_type: str | None, headers: Mapping[str, Any], lane: Lane) -> None:
         """Store a message; it is on the disk on return.
 
         Raises PublishRefused where a header's value is not JSON.
         """
-        try:
-            packed = orjson.dumps(dict(headers)).decode()
-        except orjson.JSONEncodeError as error:
-            msg = f"headers: {error}"
-            raise PublishRefused(msg) from None
+        packed = _packed(headers)
         await self._call(lambda file: file.add(lane, body, content_type, packed))
         self._notify()
 
@@ -95,12 +93,32 @@ class SqliteQueue:
                 await self._release_all()
 
     async def counts(self) -> dict[str, int]:
-        """How many messages wait (by lane: ``transactional``, ``bulk``), are ``taken``, are ``parked``."""
+        """How many messages wait (by lane: ``transactional``, ``bulk``), are ``taken``, ``resting``, ``parked``."""
         return await self._call(lambda file: file.counts())
 
-    async def parked(self, limit: int) -> list[ParkedMessage]:
+    async def parked(self, limit: int) -> list[ParkedRow]:
         """The newest `limit` parked messages, newest first."""
         return await self._call(lambda file: file.parked(limit))
+
+    async def parked_after(self, parked_id: int) -> ParkedRow | None:
+        """The oldest parked message whose number is beyond `parked_id` (they count from 1), or None."""
+        return await self._call(lambda file: file.parked_after(parked_id))
+
+    async def replay_parked(self, parked_id: int, lane: Lane, headers: Mapping[str, Any]) -> bool:
+        """Move a parked message back to a lane, in one step; False where it is gone.
+
+        Raises PublishRefused where a header's value is not JSON.
+        """
+        packed = _packed(headers)
+        moved = await self._call(lambda file: file.replay(parked_id, lane, packed))
+        self._notify()
+        return moved
+
+    async def drop_parked(self, parked_id: int) -> bool:
+        """Forget a parked message; False where it is gone."""
+        dropped = await self._call(lambda file: file.drop(parked_id))
+        self._notify()
+        return dropped
 
     async def watch(self) -> AsyncGenerator[dict[str, int], None]:
         """The counts now, and again after each change that this object made."""
@@ -110,7 +128,7 @@ class SqliteQueue:
             await changed.wait()
 
     async def idle(self) -> None:
-        """Return once nothing waits and nothing is taken; for use beside `run` on the same object."""
+        """Return once nothing waits, is taken or rests; for use beside `run` on the same object."""
         async with contextlib.aclosing(self.watch()) as changes:
             async for counts in changes:
                 if not any(n for name, n in counts.items() if name != "parked"):
@@ -126,59 +144,75 @@ class SqliteQueue:
         while not stop.is_set():
             self._wake.clear()  # before looking: what is published from here on wakes the wait below
             free = prefetch - len(running)
-            seen, taken = await self._take(free) if free else (None, [])
+            found = await self._take(free) if free else None
+            taken = found.taken if found else []
             for message in taken:
                 task = tasks.create_task(self._deliver(message, handler, stop))
                 running.add(task)
                 task.add_done_callback(done)
-            if len(taken) < free or not free:
-                await self._wait_for_work(seen)
+            if found is None:
+                await self._wake.wait()
+            elif len(taken) < free:
+                await self._wait_for_work(found)
 
-    async def _take(self, free: int) -> tuple[int, list[Taken]]:
-        def take(file: QueueFile) -> tuple[int, list[Taken]]:
+    async def _take(self, free: int) -> "_Look":
+        def take(file: QueueFile) -> _Look:
             # The version comes first: a commit after it is looked at twice, never missed.
-            return file.version(), file.take(free, lambda first, second: self._lanes.choose(first, second, free))
+            seen = file.version()
+            taken = file.take(free, lambda first, second: self._lanes.choose(first, second, free))
+            return _Look(seen, taken, file.next_due())
 
         return await self._call(take)
 
-    async def _wait_for_work(self, seen: int | None) -> None:
-        """Wait for a wake-up; where slots are free, also for a commit of another process."""
+    async def _wait_for_work(self, found: "_Look") -> None:
+        """Wait for a wake-up, for the next resting message to be due, or for a commit of another process."""
         while not self._wake.is_set():
+            rest_s = None if found.next_due is None else found.next_due - time.time()
+            if rest_s is not None and rest_s <= 0:
+                return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if seen is None else _POLL_S):
+                async with asyncio.timeout(_POLL_S if rest_s is None else min(rest_s, _POLL_S)):
                     await self._wake.wait()
-            if seen is not None and await self._call(lambda file: file.version()) != seen:
+            if await self._call(lambda file: file.version()) != found.seen:
                 return
 
     async def _deliver(self, message: Taken, handler: Handler, stop: asyncio.Event) -> None:
-        failed = False
         try:
             settlement = await handler(message.incoming)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the consumer
-            failed, settlement = True, await self._after_failure(message, error, stop)
-        await self._settle(message, settlement, failed=failed)
+            await self._after_failure(message, error, stop)
+        else:
+            await self._settle(message, settlement)
 
-    async def _settle(self, message: Taken, settlement: Settlement, *, failed: bool) -> None:
+    async def _settle(self, message: Taken, settlement: Settlement) -> None:
         match settlement:
             case Ack():
                 await self._call(lambda file: file.delete(message.id))
             case Park() as park:
                 await self._call(lambda file: file.park(message.id, park))
-            case Return():
-                await self._call(lambda file: file.release(message.id, failed=failed))
+            case Return(headers):
+                await self._call(lambda file: file.again(message.id, headers))
+            case Later(_, wait_s, headers):
+                await self._call(lambda file: file.again(message.id, headers, wait_s))
+            case _:
+                assert_never(settlement)
 
-    async def _after_failure(self, message: Taken, error: Exception, stop: asyncio.Event) -> Settlement:
+    async def _after_failure(self, message: Taken, error: Exception, stop: asyncio.Event) -> None:
+        """Let the message come again after a pause, as redelivered, until it has failed often enough."""
         failures = message.failures + 1
         # The frames alone: an exception's own text may quote a body or a secret.
         frames = "".join(traceback.format_tb(error.__traceback__)[-_SHOWN_FRAMES:])
         log.error("event could not be handled", error=type(error).__name__, failures=failures, frames=frames)
         if failures >= MAX_FAILURES:
             told = str(error) if isinstance(error, PostboteError) else type(error).__name__
-            return Park("handler_error", f"handling it failed {failures} times; last: {told}")
+            detail = f"handling it failed {failures} times; last: {told}"
+            park = parked_by_the_queue("handler_error", detail, message.incoming.headers)
+            await self._call(lambda file: file.park(message.id, park))
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._failure_pause_s):
                 await stop.wait()
-        return Return()
+        await self._call(lambda file: file.release(message.id))
 
     async def _release_all(self) -> None:
         released = await self._call(lambda file: file.release_all())
@@ -212,6 +246,15 @@ class SqliteQueue:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look at the file found: its version then, what was taken, when the next rest ends (epoch seconds)."""
+
+    seen: int
+    taken: list[Taken]
+    next_due: float | None
 
 
 class LaneOrder:
@@ -256,6 +299,14 @@ def _open_lock(path: Path) -> int:
         msg = f"the queue {path} cannot be locked: {error}"
         raise BrokerUnavailable(msg) from error
     return handle
+
+
+def _packed(headers: Mapping[str, Any]) -> str:
+    try:
+        return orjson.dumps(dict(headers)).decode()
+    except orjson.JSONEncodeError as error:
+        msg = f"headers: {error}"
+        raise PublishRefused(msg) from None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import sqlite3
 import subprocess
@@ -13,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.delivery.ports import Ack, Lane, Park, Return
+from worker.delivery.ports import Ack, Lane, Later, Park, Return, Tier
+from worker.delivery.progress import Progress
 from worker.embedded.queue import MAX_FAILURES, LaneOrder, SqliteQueue
 from worker.embedded.queue_file import DELIVERY_LIMIT, QueueFile
 from worker.errors import BrokerUnavailable, PublishRefused
 
-NOTHING = {"transactional": 0, "bulk": 0, "taken": 0, "parked": 0}
+NOTHING = {"transactional": 0, "bulk": 0, "taken": 0, "resting": 0, "parked": 0}
 
 
 @pytest.fixture
@@ -95,43 +97,168 @@ async def test_a_parked_message_keeps_its_words_and_its_reason(queue):
     before = datetime.now(UTC)
     await publish(queue, b"odd", lane=Lane.BULK, headers={"a": "b"})
     await settle_all(queue, answering(Park("invalid", "no recipients", ("a@x.test",))))
-    (parked,) = await queue.parked(10)
+    (row,) = await queue.parked(10)
+    parked = row.message
     assert (parked.body, parked.lane, parked.headers) == (b"odd", Lane.BULK, {"a": "b"})
     assert (parked.reason, parked.detail, parked.pending) == ("invalid", "no recipients", ("a@x.test",))
-    assert before <= parked.first_seen <= parked.parked_at <= before + timedelta(seconds=5)
+    assert before <= parked.first_seen <= row.parked_at <= before + timedelta(seconds=5)
     assert await queue.counts() == {**NOTHING, "parked": 1}
 
 
 async def test_parked_messages_are_listed_newest_first_up_to_the_limit(queue):
     await publish(queue, b"1", b"2", b"3")
     await settle_all(queue, answering(Park("invalid", "")), prefetch=1)
-    assert [p.body for p in await queue.parked(2)] == [b"3", b"2"]
+    assert [row.message.body for row in await queue.parked(2)] == [b"3", b"2"]
 
 
-async def test_a_returned_message_comes_again_and_says_so(queue):
-    await publish(queue, b"x")
-    handler = answering(Return(), Ack())
+OLD = {"x-postbote-attempt": 1, "x-postbote-pending": ["a@x.test"], "x-death": [{"count": 1}], "traceparent": "t"}
+NEW = Progress(attempt=3, pending=("b@x.test",)).headers()
+
+
+@pytest.mark.parametrize("settlement", [Return(NEW), Later(Tier.TEN_SECONDS, 0.05, NEW)], ids=["returned", "rested"])
+async def test_what_comes_again_carries_its_new_progress_and_counts_as_delivered_for_the_first_time(queue, settlement):
+    await publish(queue, b"x", lane=Lane.BULK, headers=OLD)
+    handler = answering(settlement, Ack())
     await settle_all(queue, handler)
-    assert [i.redelivered for i in handler.seen] == [False, True]
+    again = handler.seen[1]
+    assert again.headers == {"traceparent": "t", **NEW}
+    assert (again.body, again.content_type, again.lane, again.redelivered) == (
+        b"x",
+        "application/json",
+        Lane.BULK,
+        False,
+    )
     assert await queue.counts() == NOTHING
 
 
-async def test_a_message_that_is_returned_without_end_is_parked(queue):
-    await publish(queue, b"x")
-    handler = answering(Return())
+async def test_a_parked_message_carries_the_progress_that_it_was_parked_with(queue):
+    await publish(queue, b"x", headers=OLD)
+    await settle_all(queue, answering(Park("in_doubt", "", ("b@x.test",), NEW)))
+    assert (await queue.parked(1))[0].message.headers == {"traceparent": "t", **NEW}
+
+
+async def test_a_message_that_is_parked_without_progress_keeps_what_it_has(queue):
+    await publish(queue, b"x", headers={"traceparent": "t", **NEW})
+    await settle_all(queue, answering(Park("invalid", "")))
+    assert (await queue.parked(1))[0].message.headers == {"traceparent": "t", **NEW}
+
+
+async def test_a_returned_message_stands_behind_those_that_wait(queue):
+    await publish(queue, b"1", b"2")
+    handler = answering(Return(), Ack())
+    await settle_all(queue, handler, prefetch=1)
+    assert [i.body for i in handler.seen] == [b"1", b"2", b"1"]
+
+
+async def test_a_message_rests_as_long_as_it_is_told_to_and_one_timer_ends_the_rest(queue, monkeypatch):
+    monkeypatch.setattr("worker.embedded.queue._POLL_S", 60.0)  # so that only the timer can end it
+    await publish(queue, b"long", b"short")
+    waits, came = {b"long": 0.3, b"short": 0.1}, []
+
+    async def handler(incoming):
+        came.append((incoming.body, asyncio.get_running_loop().time() - began))
+        return Later(Tier.TEN_SECONDS, waits.pop(incoming.body)) if incoming.body in waits else Ack()
+
+    began = asyncio.get_running_loop().time()
     await settle_all(queue, handler)
-    assert len(handler.seen) == DELIVERY_LIMIT
-    assert (await queue.parked(1))[0].reason == "delivery_limit"
+    assert [body for body, _ in came[2:]] == [b"short", b"long"]
+    assert 0.1 <= came[2][1] < 0.3 <= came[3][1] < 3
+
+
+async def test_a_queue_with_a_resting_message_is_not_idle(queue):
+    await publish(queue, b"x")
+    rested = asyncio.Event()
+
+    async def handler(incoming):
+        if rested.is_set():
+            return Ack()
+        rested.set()
+        return Later(Tier.TEN_SECONDS, 0.15)
+
+    async with consuming(queue, handler):
+        await rested.wait()
+        idle = asyncio.create_task(queue.idle())
+        async with contextlib.aclosing(queue.watch()) as changes:
+            async for counts in changes:
+                if counts["resting"]:
+                    break
+        assert not idle.done()
+        await asyncio.wait_for(idle, 5)
+    assert await queue.counts() == NOTHING
+
+
+async def test_a_resting_message_goes_on_resting_when_its_consumer_has_gone(queue):
+    await publish(queue, b"x")
+    handler, stop = answering(Later(Tier.TWO_HOURS, 7000.0)), asyncio.Event()
+    run = asyncio.create_task(queue.run(handler, prefetch=1, stop=stop))
+    async with contextlib.aclosing(queue.watch()) as changes:
+        async for counts in changes:
+            if counts["resting"]:
+                break
+    stop.set()
+    await run
+    async with consuming(queue, answering(Ack())):
+        assert await queue.counts() == {**NOTHING, "resting": 1}
+
+
+async def test_a_message_whose_consumers_die_without_end_is_parked_with_its_progress(path):
+    path.parent.mkdir()
+    file = QueueFile(path)
+    file.add(Lane.BULK, b"x", None, json.dumps({"x-postbote-pending": ["a@x.test"], "x-postbote-attempt": 7}))
+    for _ in range(DELIVERY_LIMIT):
+        assert file.take(1, lambda _, bulk: bulk)
+        file.release_all()
+    (row,) = file.parked(1)
+    assert (row.message.reason, row.message.pending) == ("delivery_limit", ("a@x.test",))
+    assert row.message.headers["x-postbote-attempt"] == 7
+    file.close()
+
+
+OLD_SCHEMA = """
+CREATE TABLE messages (id INTEGER PRIMARY KEY AUTOINCREMENT,
+    lane TEXT NOT NULL, body BLOB NOT NULL, content_type TEXT, headers TEXT NOT NULL, published_at TEXT NOT NULL,
+    taken INTEGER NOT NULL DEFAULT 0, deliveries INTEGER NOT NULL DEFAULT 0, failures INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX messages_waiting ON messages (taken, lane, id);
+CREATE TABLE parked (id INTEGER PRIMARY KEY AUTOINCREMENT,
+    lane TEXT NOT NULL, body BLOB NOT NULL, content_type TEXT, headers TEXT NOT NULL, first_seen TEXT NOT NULL,
+    parked_at TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL, pending TEXT NOT NULL);
+INSERT INTO messages (lane, body, headers, published_at) VALUES ('bulk', 'waits', '{}', '2026-01-01T00:00:00+00:00');
+INSERT INTO messages (lane, body, headers, published_at, taken, deliveries)
+    VALUES ('bulk', 'was taken', '{}', '2026-01-01T00:00:00+00:00', 1, 1);
+INSERT INTO parked (lane, body, headers, first_seen, parked_at, reason, detail, pending)
+    VALUES ('bulk', 'p', '{}', '2026-01-01T00:00:00+00:00', '2026-01-01T00:00:00+00:00', 'invalid', '', '[]');
+"""
+
+
+async def test_a_file_of_the_version_before_resting_messages_opens_and_goes_on(queue, path):
+    path.parent.mkdir()
+    with sqlite3.connect(path) as old:
+        old.executescript(OLD_SCHEMA)
+    assert await queue.counts() == {**NOTHING, "bulk": 1, "taken": 1, "parked": 1}
+    handler = answering(Later(Tier.TEN_SECONDS, 0.01), Ack())
+    await settle_all(queue, handler, prefetch=1)
+    assert [(i.body, i.redelivered) for i in handler.seen] == [("waits", False), ("was taken", True), ("waits", False)]
+    assert (await queue.parked(1))[0].message.reason == "invalid"
+
+
+async def test_a_file_of_a_newer_version_is_left_alone(queue, path):
+    path.parent.mkdir()
+    with sqlite3.connect(path) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    with pytest.raises(BrokerUnavailable, match="newer version"):
+        await queue.open()
 
 
 async def test_a_handler_that_raises_is_asked_five_times_and_then_the_message_is_parked(queue):
-    await publish(queue, b"bad")
+    await publish(queue, b"bad", headers={"traceparent": "t", **NEW})
     handler = answering(RuntimeError("secret"))
     await settle_all(queue, handler)
-    (parked,) = await queue.parked(10)
+    (row,) = await queue.parked(10)
     assert len(handler.seen) == MAX_FAILURES == 5
-    assert parked.reason == "handler_error"
-    assert "secret" not in parked.detail
+    assert [i.redelivered for i in handler.seen] == [False, True, True, True, True]
+    assert row.message.reason == "handler_error"
+    assert "secret" not in row.message.detail
+    assert (row.message.headers, row.message.pending) == ({"traceparent": "t", **NEW}, ("b@x.test",))
 
 
 async def test_a_handler_that_raises_ends_neither_the_consumer_nor_other_messages(queue):
