@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydantic import SecretStr
@@ -24,8 +24,10 @@ from worker.embedded.certificates import ensure_certificates
 from worker.embedded.queue import SqliteQueue
 from worker.embedded.sink import SmtpSink
 from worker.settings import HIGHEST_PORT, Settings
-from worker.store.configs import ConfigStore
 from worker.store.secrets import new_key
+
+if TYPE_CHECKING:
+    from worker.store.configs import ConfigStore
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +39,7 @@ class EmbeddedApp:
     settings: Settings
     queue: SqliteQueue
     audit: SqliteAudit
-    store: ConfigStore
+    store: "ConfigStore"
 
     @contextlib.asynccontextmanager
     async def worker(self) -> AsyncIterator[None]:
@@ -71,6 +73,8 @@ def with_embedded_defaults(settings: Settings) -> Settings:
         update["database_url"] = f"sqlite:///{(folder / 'postbote.db').absolute()}"
     if not settings.secret_keys:
         update["secret_keys"] = (SecretStr(_kept_key(folder / "secret.key")),)
+    if settings.config_source != "store":  # the topic is RabbitMQ's
+        update["config_source"] = "store"
     # The sink stands on a free port of this host, and the tenants' records of the demo lead to it.
     if "egress_allow" not in settings.model_fields_set:
         update["egress_allow"] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))

@@ -108,7 +108,6 @@ class _Parts:
             "consumer": self._consumer_missing,
             "audit": self.audit.missing,
             "journal": lambda: self.journal.failing,
-            "breakers": self.stream.missing,
         }
 
     def _consumer_missing(self) -> str | None:
@@ -142,7 +141,10 @@ async def open_workshop(
         stream.start()
         stack.push_async_callback(stream.close)
         parts = _Parts(settings, publisher, journal, audit, Trail(journal, audit), stream)
+        # Alone, a replica goes on well: no reason to be sent nothing, but one to be seen.
+        shared = ("1 while the replicas' breakers are shared", lambda: stream.missing() is None)
         gauges = {
+            "postbote_breakers_shared": shared,
             **audit.gauges(),
             "postbote_open_breakers": ("SMTP records that rest", lambda: len(breakers.open_now())),
         }

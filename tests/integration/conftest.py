@@ -42,6 +42,7 @@ class Site:
             "POSTBOTE_AUDIT_INDEX_PREFIX": self.index_prefix,
             "POSTBOTE_DATABASE_URL": f"sqlite:///{self.folder / 'postbote.db'}",
             "POSTBOTE_SECRET_KEYS": self.key,
+            "POSTBOTE_JOURNAL_DIR": str(self.folder / "journal"),
             "POSTBOTE_CONFIG_CACHE_S": "0",
             "POSTBOTE_RETRY_FIRST_WAIT_S": "0.1",
             # The tenants' servers are Postfixes on free ports of this host.

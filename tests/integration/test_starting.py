@@ -46,10 +46,8 @@ def test_a_worker_whose_broker_is_away_lives_says_so_and_begins_when_it_is_there
             rabbitmq.start()
             running.wait_for("consuming")
             running.wait_for("publisher is connected")
-            assert ask(f"{base}/readyz") == (
-                200,
-                {"status": "ready", "parts": {"publisher": "ok", "consumer": "ok", "audit": "ok", "configs": "ok"}},
-            )
+            parts = dict.fromkeys(("publisher", "consumer", "audit", "journal", "configs"), "ok")
+            assert ask(f"{base}/readyz") == (200, {"status": "ready", "parts": parts})
             assert ask(f"{base}/v1/events", body_of(make_event("a@example.com", id="late")))[0] == 202
             [record] = AuditReader(base).wait_for(1, eventid="late")
             assert record["outcome"] == "accepted"
@@ -59,14 +57,25 @@ def test_a_worker_whose_broker_is_away_lives_says_so_and_begins_when_it_is_there
             rabbitmq.start()
 
 
-def test_a_worker_whose_audit_is_away_takes_nothing_and_stops_at_once_when_told(site: Site, opensearch: Any) -> None:
+def test_a_worker_whose_audit_is_away_from_the_start_says_so_and_sends(
+    site: Site, mailbox: Any, opensearch: Any
+) -> None:
+    site.configure("controller", "localhost", mailbox.port_plain, "--tls", "none", "--from", "noreply@example.com")
     opensearch.stop()
     try:
         with site.worker() as running:
             assert ask(f"{running.base_url}/healthz")[0] == 200
-            running.wait_for("OpenSearch is away: what needs it waits")
+            running.wait_for("consuming")
+            site.publish(make_event("early@example.com", id="early"))
+            assert [mail["Delivered-To"] for mail in mailbox.wait_for(1)] == ["early@example.com"]
             assert ask(f"{running.base_url}/event/v1/auditlog?filter.limit=1")[0] == 503
-            assert not [e for e in running.events() if e["event"] == "consuming"]
+            status, body = ask(f"{running.base_url}/readyz")
+            assert status == 503
+            assert "OpenSearch failing since" in body["parts"]["audit"]
+            opensearch.start()
+            [record] = AuditReader(running.base_url).wait_for(1, eventid="early")
+            assert record["outcome"] == "accepted"
             assert running.terminate(timeout=10) == 0
     finally:
-        opensearch.start()
+        if not opensearch.healthy():
+            opensearch.start()

@@ -7,11 +7,12 @@ import pytest
 
 from tests.peers.agreement import Delivery, Sender, disagreements, record_for, sender_for
 from tests.services.smtp_sink import SmtpSink
-from worker.delivery.ports import Ack, Park
+from worker.delivery.ports import Ack, Later, Park
 
 TO = "ann@example.com"
 # The switches last for as long as the sink runs, so every attempt meets them.
-GIVEN_UP = ("deferred", "parked")
+GIVEN_UP = ("deferred", "deferred")
+TIER = "1m"
 ACCEPTED = ("accepted",)
 REFUSED = ("refused",)
 FAULTY = ("config_fault",)
@@ -20,11 +21,11 @@ DOUBT = ("in_doubt",)
 
 @dataclass(frozen=True)
 class Case:
-    """Switches, the ends that may be recorded, and whether the sink's dump may hold a whole mail."""
+    """Switches, the ends that may be recorded, and the tier or the reason for which the event is set aside."""
 
     switches: str
     ends: tuple[tuple[str, ...], ...]
-    reason: str | None = None
+    aside: str | None = None
 
     def __str__(self) -> str:
         return self.switches or "none"
@@ -38,8 +39,8 @@ CASES = [
     Case("", (ACCEPTED,)),
     Case("-p", (ACCEPTED,)),
     # HELO only: Postbote speaks ESMTP or not at all, and a record that leads to such a server is at fault.
-    Case("-e", (("config_fault", "parked"), ACCEPTED)),
-    Case("-P", (("config_fault", "parked"), ACCEPTED)),  # the greeting of a Cisco PIX, which has no EHLO either
+    Case("-e", (("config_fault", "config_fault"), ACCEPTED)),
+    Case("-P", (("config_fault", "config_fault"), ACCEPTED)),  # the greeting of a Cisco PIX, which has no EHLO either
     Case("-8", (ACCEPTED,)),
     Case("-E", (ACCEPTED,)),
     Case("-h mx.example.com", (ACCEPTED,)),
@@ -47,25 +48,25 @@ CASES = [
     Case("-W .:1", (ACCEPTED,)),
     Case("-H 1", (ACCEPTED,)),
     # -q: hang up without a reply.
-    Case("-q connect", (GIVEN_UP,), "deferred"),
-    Case("-q ehlo", (GIVEN_UP,), "deferred"),
-    Case("-q mail", (GIVEN_UP,), "deferred"),
-    Case("-q rcpt", (GIVEN_UP,), "deferred"),
-    Case("-q data", (GIVEN_UP,), "deferred"),
+    Case("-q connect", (GIVEN_UP,), TIER),
+    Case("-q ehlo", (GIVEN_UP,), TIER),
+    Case("-q mail", (GIVEN_UP,), TIER),
+    Case("-q rcpt", (GIVEN_UP,), TIER),
+    Case("-q data", (GIVEN_UP,), TIER),
     Case("-q .", (DOUBT,), "in_doubt"),
     # -Q: 421, then hang up.
-    Case("-Q connect", (GIVEN_UP,), "deferred"),
-    Case("-Q ehlo", (GIVEN_UP,), "deferred"),
-    Case("-Q mail", (GIVEN_UP,), "deferred"),
-    Case("-Q rcpt", (GIVEN_UP,), "deferred"),
-    Case("-Q data", (GIVEN_UP,), "deferred"),
-    Case("-Q .", (GIVEN_UP,), "deferred"),
+    Case("-Q connect", (GIVEN_UP,), TIER),
+    Case("-Q ehlo", (GIVEN_UP,), TIER),
+    Case("-Q mail", (GIVEN_UP,), TIER),
+    Case("-Q rcpt", (GIVEN_UP,), TIER),
+    Case("-Q data", (GIVEN_UP,), TIER),
+    Case("-Q .", (GIVEN_UP,), TIER),
     # -r: 4xx.
-    Case("-r connect", (GIVEN_UP,), "deferred"),
-    Case("-r mail", (GIVEN_UP,), "deferred"),
-    Case("-r rcpt", (GIVEN_UP,), "deferred"),
-    Case("-r data", (GIVEN_UP,), "deferred"),
-    Case("-r .", (GIVEN_UP,), "deferred"),
+    Case("-r connect", (GIVEN_UP,), TIER),
+    Case("-r mail", (GIVEN_UP,), TIER),
+    Case("-r rcpt", (GIVEN_UP,), TIER),
+    Case("-r data", (GIVEN_UP,), TIER),
+    Case("-r .", (GIVEN_UP,), TIER),
     # -f: 5xx. The text is "500 5.3.0 Error: command failed", and 500 says that the command was not understood.
     Case("-f mail", (GIVEN_UP, REFUSED), None),
     Case("-f rcpt", (GIVEN_UP, REFUSED), None),
@@ -76,10 +77,10 @@ CASES = [
     Case("-f mail -B '550 5.7.1 Not you'", (REFUSED,)),
     Case("-f . -B '554 5.6.0 Not this'", (REFUSED,)),
     Case("-f mail -B '530 5.7.0 Must issue a STARTTLS command first'", (FAULTY,), "config_fault"),
-    Case("-f connect -B '554 5.3.2 No service'", (("config_fault", "parked"),), "deferred"),
-    Case("-r rcpt -b '450 4.2.0 Greylisted'", (GIVEN_UP,), "deferred"),
-    Case("-r mail -b '421 4.3.2 Going away'", (GIVEN_UP,), "deferred"),
-    Case("-r . -b '452 4.3.1 Disk full'", (GIVEN_UP,), "deferred"),
+    Case("-f connect -B '554 5.3.2 No service'", (("config_fault", "config_fault"),), TIER),
+    Case("-r rcpt -b '450 4.2.0 Greylisted'", (GIVEN_UP,), TIER),
+    Case("-r mail -b '421 4.3.2 Going away'", (GIVEN_UP,), TIER),
+    Case("-r . -b '452 4.3.1 Disk full'", (GIVEN_UP,), TIER),
     # -A: 354, then 550 without reading on. The reply is final, and comes while the content is on its way.
     Case("-A 0", (REFUSED, GIVEN_UP, DOUBT), None),
     Case("-A 1", (REFUSED, GIVEN_UP, DOUBT), None),
@@ -112,8 +113,8 @@ async def test_each_switch_has_its_outcome(case: Case) -> None:
     if outcomes[-1] in ("accepted", "refused"):
         assert settlement == Ack()
     else:
-        assert isinstance(settlement, Park)
-        assert case.reason in (None, settlement.reason)
+        assert isinstance(settlement, Park | Later)
+        assert case.aside in (None, settlement.reason if isinstance(settlement, Park) else settlement.tier.label)
     if outcomes[-1] == "accepted":
         assert taken(sink) == list(sender.deliveries("accepted"))
 
