@@ -23,7 +23,8 @@ COPY --from=build /opt/postbote /opt/postbote
 ENV PATH=/opt/postbote/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    POSTBOTE_DATA_DIR=/var/lib/postbote
+    POSTBOTE_DATA_DIR=/var/lib/postbote \
+    POSTBOTE_JOURNAL_DIR=/var/lib/postbote/journal
 USER postbote
 WORKDIR /var/lib/postbote
 VOLUME /var/lib/postbote
