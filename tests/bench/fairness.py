@@ -1,7 +1,7 @@
 """`python -m tests.bench.fairness`: does a slow tenant's flood delay another tenant's mail?
 
 Tenant A has 20,000 events to a server that takes 5 s over each mail, tenant B has 100 to a fast one,
-one every 50 ms, published while A's flood lies in the same lane. Measured is the time of each of
+one every 50 ms, beginning when A's server has taken its first mail. Measured is the time of each of
 B's mails from its publish to its 250, once alone and once beside the flood.
 """
 

@@ -25,12 +25,16 @@ from worker.delivery.ports import Lane, Tier
 SHORT_HOPS = 6
 # Of one slow tenant 20,000 events may wait: pulled and put back every ten seconds they would keep a core busy.
 CROWDED_HOPS = 2
+# So many turned away of late, or what takes its server so long, need not be back after ten seconds.
+_FLOOD = 200
+_FLOOD_S = 10.0
 # What is under way lasts a little longer than the shortest rest, so that no server idles while mail rests.
 _HELD_S = 15.0
 _FEWEST = 4
 _UNKNOWN = 50  # as long as nothing has ended, nobody knows how fast a server is
 _SMOOTHING_S = 5.0
 # Who has just begun is no slow one yet: a connection, TLS, a login and a first mail take a moment.
+# So long, as many may stand in line as the cap has places that nobody has earned yet.
 GRACE_S = 2.0
 LONGEST_LINE_S = 1.0
 # How often a line is looked at whether it moves.
@@ -51,10 +55,19 @@ class Cap(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No room now; `which` cap was reached, that of `key`."""
+    """No room now; `which` cap was reached, that of `key`.
+
+    `flood`: so many were turned away of late that none of them will find room within the shortest rest.
+    """
 
     which: Cap
     key: Key
+    flood: bool = False
+
+    @property
+    def short_hops(self) -> int:
+        """How many of the rests in a row are to be short ones."""
+        return 0 if self.flood else CROWDED_HOPS
 
 
 @dataclass(slots=True)
@@ -69,6 +82,10 @@ class _Pace:
         self.value = self.value * math.exp((self.at - now) / _SMOOTHING_S) + 1 / _SMOOTHING_S
         self.at = now
 
+    def lately(self, now: float) -> float:
+        """About how many there were in the last seconds."""
+        return self.value * math.exp((self.at - now) / _SMOOTHING_S) * _SMOOTHING_S
+
     def per_second(self, now: float) -> float:
         known_for = max(now - self.began, LOOK_S)
         return self.value * math.exp((self.at - now) / _SMOOTHING_S) / (1 - math.exp(-known_for / _SMOOTHING_S))
@@ -79,6 +96,7 @@ class _Count:
     """What is under way of one tenant or provider; `all` includes `bulk`."""
 
     pace: _Pace
+    turned_away: _Pace
     all: int = 0
     bulk: int = 0
 
@@ -103,7 +121,7 @@ class _Bound:
     def enter(self, key: Key, now: float, *, bulk: bool) -> None:
         count = self._counts.get(key)
         if count is None:
-            count = self._counts[key] = _Count(_Pace(now, now))
+            count = self._counts[key] = _Count(_Pace(now, now), _Pace(now, now))
         count.all += 1
         count.bulk += bulk
 
@@ -115,10 +133,27 @@ class _Bound:
         if count.all == 0:
             del self._counts[key]
 
+    def refusal(self, key: Key, now: float) -> Refusal:
+        return Refusal(self.which, key, flood=self._is_flooded(key, now))
+
+    def turn_away(self, key: Key, now: float) -> None:
+        count = self._counts.get(key)
+        if count is not None:
+            count.turned_away.ended(now)
+
+    def _is_flooded(self, key: Key, now: float) -> bool:
+        count = self._counts.get(key)
+        if count is None:
+            return False
+        waiting = count.turned_away.lately(now)
+        return waiting > max(_FLOOD, count.pace.per_second(now) * _FLOOD_S)
+
     def line_room(self, key: Key, now: float) -> float:
         count = self._counts.get(key)
-        if count is None or (count.pace.value == 0.0 and now - count.pace.began < GRACE_S):
+        if count is None:
             return math.inf
+        if count.pace.value == 0.0 and now - count.pace.began < GRACE_S:
+            return max(_UNKNOWN, self._cap - count.all)
         return count.pace.per_second(now) * LONGEST_LINE_S
 
     def under_way(self, key: Key) -> int:
@@ -178,26 +213,29 @@ class Admission:
 
         What makes a flood cheap: of 20,000 events nearly all end here.
         """
-        if self._tenants.has_room(scope, self._clock(), bulk=lane is Lane.BULK):
+        now = self._clock()
+        if self._tenants.has_room(scope, now, bulk=lane is Lane.BULK):
             return None
-        refusal = Refusal(Cap.TENANT, scope)
-        return refusal if self.line_room(refusal) < 1 else None
+        return self._tenants.refusal(scope, now) if self._tenants.line_room(scope, now) < 1 else None
+
+    def turned_away(self, refusal: Refusal) -> None:
+        """Count an event that rests for this refusal."""
+        self._bound(refusal.which).turn_away(refusal.key, self._clock())
 
     def try_enter(self, scope: Scope, provider: Provider, lane: Lane) -> Ticket | Refusal:
         """Admit an event of `scope` to `provider`, or say which cap is reached; the tenant's is looked at first."""
         bulk, now = lane is Lane.BULK, self._clock()
         if not self._tenants.has_room(scope, now, bulk=bulk):
-            return Refusal(Cap.TENANT, scope)
+            return self._tenants.refusal(scope, now)
         if not self._providers.has_room(provider, now, bulk=bulk):
-            return Refusal(Cap.PROVIDER, provider)
+            return self._providers.refusal(provider, now)
         self._tenants.enter(scope, now, bulk=bulk)
         self._providers.enter(provider, now, bulk=bulk)
         return Ticket(self, scope, provider, bulk=bulk)
 
     def line_room(self, refusal: Refusal) -> float:
         """How many may stand in line before the cap that refused: what will have found room within a second."""
-        bound = self._tenants if refusal.which is Cap.TENANT else self._providers
-        return bound.line_room(refusal.key, self._clock())
+        return self._bound(refusal.which).line_room(refusal.key, self._clock())
 
     def under_way(self, scope: Scope) -> int:
         """Return how many events of a tenant are admitted now."""
@@ -206,6 +244,9 @@ class Admission:
     def __len__(self) -> int:
         """How many tenants and providers are remembered."""
         return len(self._tenants) + len(self._providers)
+
+    def _bound(self, which: Cap) -> _Bound:
+        return self._tenants if which is Cap.TENANT else self._providers
 
     def _left(self, scope: Scope, provider: Provider, *, bulk: bool) -> None:
         now = self._clock()

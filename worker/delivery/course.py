@@ -285,7 +285,7 @@ class Course:
 
     async def _rest_for_room(self, refusal: Refusal) -> Settlement:
         reason = f"as many mails of this {refusal.which.value} are under way as its server keeps up with"
-        return await self._rest(Outcome.THROTTLED, reason, short=CROWDED_HOPS)
+        return await self._rest(Outcome.THROTTLED, reason, short=refusal.short_hops)
 
     async def _rest(self, outcome: Outcome, reason: str, short: int = SHORT_HOPS) -> Settlement:
         """Rest uncharged; recorded where the rest before was not one of this kind.

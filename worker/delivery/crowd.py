@@ -30,9 +30,10 @@ def turn_away(incoming: Incoming, lines: Lines, jitter: Callable[[], float]) -> 
     if not isinstance(hops, int) or not _cheap(incoming, hops):
         return None
     scope = _scope_of(incoming.body)
-    if scope is None or lines.refuse_early(scope, incoming.lane) is None:
+    refusal = None if scope is None else lines.refuse_early(scope, incoming.lane)
+    if refusal is None:
         return None
-    rest = hop_rest(hops, jitter(), short=CROWDED_HOPS)
+    rest = hop_rest(hops, jitter(), short=refusal.short_hops)
     own = {name: value for name, value in incoming.headers.items() if name.startswith(PREFIX)}
     seen = {FIRST_SEEN: own.get(FIRST_SEEN) or datetime.now(UTC).isoformat(), HOPS: hops + 1}
     suspect = {SUSPECT: 1} if incoming.redelivered else {}

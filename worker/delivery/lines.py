@@ -68,6 +68,7 @@ class Lines:
         return sum(map(len, self._lines.values()))
 
     def _remembered(self, refusal: Refusal) -> Refusal:
+        self._admission.turned_away(refusal)
         self._crowded_until = asyncio.get_running_loop().time() + _CROWDED_S
         return refusal
 
