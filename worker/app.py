@@ -32,6 +32,7 @@ from worker.backends import (
     open_search,
     real_backend,
 )
+from worker.collector import settle_collector
 from worker.delivery.pipeline import Pipeline, PipelinePorts
 from worker.delivery.ports import ConfigSource
 from worker.delivery.retry import RetryPolicy
@@ -78,6 +79,7 @@ async def serve(settings: Settings, *, worker: bool, api: bool, embedded: bool) 
             checks = dict(backend.checks) if configs is None else {**backend.checks, "configs": configs.missing}
             http = serving(_application(backend, checks, api=api), settings.http_host, settings.http_port)
             await stack.enter_async_context(http)
+            settle_collector()
             if configs is not None:
                 await work(settings, backend, configs.source, stop)
             else:

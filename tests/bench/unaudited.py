@@ -14,6 +14,7 @@ import uvloop
 from schemas.audit import AuditRecord
 from worker.app import open_configs, work
 from worker.backends import Backend, Handler, RabbitIntake, open_search
+from worker.collector import settle_collector
 from worker.logs import configure_logging
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.publisher import Publisher
@@ -47,6 +48,7 @@ async def serve(settings: Settings) -> None:
         audit = NullAudit()
         search = await stack.enter_async_context(open_search(settings))
         configs = await stack.enter_async_context(open_configs(settings))
+        settle_collector()
         await work(settings, Backend(RabbitIntake(publisher), search, audit, audit, consume), configs.source, stop)
 
 
