@@ -140,7 +140,8 @@ class AuditRecord(BaseModel):
     @property
     def index_month(self) -> str:
         """``YYYY.MM`` of the event's time in UTC, so that a redelivery finds the same index."""
-        return (self.event_time or self.timestamp).astimezone(UTC).strftime("%Y.%m")
+        moment = (self.event_time or self.timestamp).astimezone(UTC)
+        return f"{moment.year:04}.{moment.month:02}"
 
     def to_json(self) -> bytes:
         """The document as OpenSearch and the embedded store keep it; absent fields are left out."""

@@ -7,7 +7,7 @@ never merged across scopes, so a partner's password can never travel to an organ
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, TypeAdapter, model_validator
@@ -58,12 +58,9 @@ class Scope:
 
     def lineage(self) -> tuple["Scope", ...]:
         """This scope and every wider one, most specific first: the order of resolution."""
-        wider = [self]
-        if self.org is not None:
-            wider.append(Scope(self.partner))
-        if self.partner is not None:
-            wider.append(Scope())
-        return tuple(wider)
+        if self.partner is None:
+            return (self,)
+        return (self, CONTROLLER) if self.org is None else (self, shared_scope(self.partner, None), CONTROLLER)
 
     def __str__(self) -> str:
         """``controller``, ``partner:NAME`` or ``org:PARTNER/NAME``, as `parse` reads it."""
@@ -90,6 +87,13 @@ class Scope:
 
 CONTROLLER = Scope()
 """The widest scope: whoever runs Postbote."""
+
+
+@lru_cache(maxsize=10_000)
+def shared_scope(partner: str | None, org: str | None) -> Scope:
+    """Return the scope, the same object while it is in use: each mail asks for its own several times."""
+    return Scope(partner, org)
+
 
 Host = Annotated[
     str,

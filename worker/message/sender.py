@@ -51,12 +51,18 @@ def choose_sender(event: EmailEvent, config: SmtpConfig) -> Sender | ConfigFault
         return _sender(asked, event, config)
     if default is None:
         return _NO_SENDER
-    return _sender(Mailbox(email=default), event, config)
+    return _sender(_mailbox(default), event, config)
 
 
 def _sender(author: Mailbox, event: EmailEvent, config: SmtpConfig) -> Sender:
-    reply_to = event.data.reply_to or (Mailbox(email=config.reply_to) if config.reply_to else None)
+    reply_to = event.data.reply_to or (_mailbox(config.reply_to) if config.reply_to else None)
     return Sender(author.email, author, reply_to, author.email.rpartition("@")[2])
+
+
+@lru_cache(maxsize=4096)
+def _mailbox(address: str) -> Mailbox:
+    """A record's own address; validating it again for each of its mails would be for nothing."""
+    return Mailbox(email=address)
 
 
 def _admits(allowed: tuple[str, ...], default: str | None, address: str) -> bool:
