@@ -64,13 +64,9 @@ class Scope:
 
     def __str__(self) -> str:
         """``controller``, ``partner:NAME`` or ``org:PARTNER/NAME``, as `parse` reads it."""
-        match self.level:
-            case ScopeLevel.CONTROLLER:
-                return "controller"
-            case ScopeLevel.PARTNER:
-                return f"partner:{self.partner}"
-            case ScopeLevel.ORG:
-                return f"org:{self.partner}/{self.org}"
+        if self.partner is None:
+            return "controller"
+        return f"partner:{self.partner}" if self.org is None else f"org:{self.partner}/{self.org}"
 
     @classmethod
     def parse(cls, text: str) -> "Scope":

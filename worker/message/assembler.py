@@ -7,7 +7,7 @@ that saw the first one can tell.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote
 
 from schemas.event import RESERVED_HEADERS, EmailData, EmailEvent
@@ -24,8 +24,7 @@ from worker.message.words import Words, words_of
 _URI_CHARACTERS = "!#$%&'()*+,/:;=?@[]~-._"
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(NamedTuple):
     """A message ready to be sent: its SMTP envelope, its bytes, its subject as text."""
 
     envelope: MailEnvelope
@@ -44,13 +43,14 @@ def render(event: EmailEvent, sender: Sender) -> Rendered:
     message_id = f"<{digest}@{sender.message_id_domain}>"
     entity = _entity(words, digest)
     head = "".join(_headers(event, sender, words.subject, message_id))
+    plain_head = head.isascii()
     content = b"".join([f"{head}{entity.head}\r\n".encode(), *entity.body])
     envelope = MailEnvelope(sender.mail_from, event.data.recipients())
     message = RenderedMessage(
         content=content,
         message_id=message_id,
-        smtputf8=any(map(needs_smtputf8, (sender.mail_from, *envelope.recipients))) or not head.isascii(),
-        eight_bit=not head.isascii(),
+        smtputf8=not plain_head or any(map(needs_smtputf8, (sender.mail_from, *envelope.recipients))),
+        eight_bit=not plain_head,
     )
     return Rendered(envelope, message, words.subject)
 

@@ -51,12 +51,21 @@ def choose_sender(event: EmailEvent, config: SmtpConfig) -> Sender | ConfigFault
         return _sender(asked, event, config)
     if default is None:
         return _NO_SENDER
+    if event.data.reply_to is None:
+        return _own_sender(default, config.reply_to)
     return _sender(_mailbox(default), event, config)
 
 
 def _sender(author: Mailbox, event: EmailEvent, config: SmtpConfig) -> Sender:
     reply_to = event.data.reply_to or (_mailbox(config.reply_to) if config.reply_to else None)
     return Sender(author.email, author, reply_to, author.email.rpartition("@")[2])
+
+
+@lru_cache(maxsize=4096)
+def _own_sender(address: str, reply_to: str | None) -> Sender:
+    """The sender that a record names by itself, the same for all such mail."""
+    author = _mailbox(address)
+    return Sender(address, author, None if reply_to is None else _mailbox(reply_to), address.rpartition("@")[2])
 
 
 @lru_cache(maxsize=4096)
