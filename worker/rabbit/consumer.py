@@ -18,6 +18,7 @@ from tenacity.wait import wait_exponential_jitter
 from worker.delivery.ports import Ack, Incoming, Lane, Park, Return, Settlement
 from worker.errors import BrokerUnavailable, PublishRefused
 from worker.rabbit import topology
+from worker.rabbit.acks import Acks
 from worker.rabbit.connection import Link, open_link
 from worker.rabbit.parking import parked_headers
 from worker.rabbit.publisher import Publisher
@@ -92,6 +93,7 @@ class Consumer:
 
     async def _consume(self, link: Link, stopped: asyncio.Future[Any]) -> None:
         self._consuming = True
+        self._acks = Acks(link.channel.basic_ack, lambda: not link.lost.done())
         try:
             tags = [await self._subscribe(link, lane) for lane in Lane]
         except BrokerUnavailable as error:
@@ -112,16 +114,19 @@ class Consumer:
         prefetch = self._prefetch if lane is Lane.TRANSACTIONAL else max(1, self._prefetch // _BULK_SHARE)
         # Applies to the consumer that is made next: quorum queues know no limit for a whole channel.
         await link.call(link.channel.basic_qos, prefetch_count=prefetch)
-        on_message = partial(self._on_message, link, lane)
+        on_message = partial(self._on_message, link, self._acks, lane)
         frame = await link.call(link.channel.basic_consume, topology.lane_queue(lane), on_message)
         return str(frame.method.consumer_tag)
 
-    def _on_message(self, link: Link, lane: Lane, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        task = asyncio.ensure_future(self._take(link, lane, method, properties, body))
+    def _on_message(
+        self, link: Link, acks: Acks, lane: Lane, _channel: Any, method: Any, properties: Any, body: bytes
+    ) -> None:
+        acks.delivered(method.delivery_tag)
+        task = asyncio.ensure_future(self._take(link, acks, lane, method, properties, body))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _take(self, link: Link, lane: Lane, method: Any, properties: Any, body: bytes) -> None:
+    async def _take(self, link: Link, acks: Acks, lane: Lane, method: Any, properties: Any, body: bytes) -> None:
         incoming = _incoming(lane, method, properties, body)
         settlement: Settlement
         try:
@@ -130,9 +135,9 @@ class Consumer:
         except Exception:
             log.exception("event could not be handled")
             settlement = await _after_surprise(incoming)
-        await self._settle(link, method.delivery_tag, incoming, settlement)
+        await self._settle(link, acks, method.delivery_tag, incoming, settlement)
 
-    async def _settle(self, link: Link, tag: int, incoming: Incoming, settlement: Settlement) -> None:
+    async def _settle(self, link: Link, acks: Acks, tag: int, incoming: Incoming, settlement: Settlement) -> None:
         match settlement:
             case Park():
                 if not await self._park(incoming, settlement):
@@ -143,8 +148,9 @@ class Consumer:
             return
         if isinstance(settlement, Return):
             link.channel.basic_nack(tag, requeue=True)
+            acks.settled_otherwise(tag)
         else:
-            link.channel.basic_ack(tag)
+            acks.done(tag)
 
     async def _park(self, incoming: Incoming, park: Park) -> bool:
         """Publish to the parked queue; False where the broker did not take it."""
@@ -170,6 +176,7 @@ class Consumer:
             waiting: set[asyncio.Future[Any]] = {*self._tasks, link.lost}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         await self._abandon_tasks()
+        self._acks.flush()
         await link.close()
 
     async def _abandon_tasks(self) -> None:
