@@ -13,15 +13,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from fastapi import FastAPI
 from pydantic import SecretStr
 
-from worker.api.audit_log import audit_router
-from worker.api.events import events_router
-from worker.api.health import Check, health_router
+from worker.api.health import Check, health_pages, health_router
+from worker.api.plain import Application, plain_application
 from worker.api.server import make_application, serving
 from worker.backends import (
     Backend,
@@ -36,17 +34,18 @@ from worker.collector import settle_collector
 from worker.delivery.pipeline import Pipeline, PipelinePorts
 from worker.delivery.ports import ConfigSource
 from worker.delivery.retry import RetryPolicy
-from worker.embedded.audit import SqliteAudit
-from worker.embedded.certificates import ensure_certificates
-from worker.embedded.queue import SqliteQueue
-from worker.embedded.sink import SmtpSink
 from worker.settings import HIGHEST_PORT, Settings
 from worker.smtp.egress import EgressGuard
 from worker.smtp.pool import SmtpPool
 from worker.store.cached import CachedConfigSource
-from worker.store.configs import ConfigStore
 from worker.store.controller import ControllerFromEnvironment
-from worker.store.secrets import SecretBox, new_key
+
+if TYPE_CHECKING:  # nobody loads what only others need: the API's framework, the embedded servers, the database
+    from fastapi import FastAPI
+
+    from worker.embedded.audit import SqliteAudit
+    from worker.embedded.queue import SqliteQueue
+    from worker.store.configs import ConfigStore
 
 __all__ = ["EmbeddedApp", "embedded_app", "open_intake", "open_search", "open_store", "serve"]
 
@@ -54,8 +53,11 @@ log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[ConfigStore]:
+async def open_store(settings: Settings) -> "AsyncIterator[ConfigStore]":
     """Open the store of SMTP records; a SQLite file is created and brought up to date."""
+    from worker.store.configs import ConfigStore
+    from worker.store.secrets import SecretBox
+
     store = ConfigStore(settings.database_url, SecretBox([k.get_secret_value() for k in settings.secret_keys]))
     try:
         if store.database.is_sqlite:
@@ -153,9 +155,9 @@ class EmbeddedApp:
     """The embedded form with its parts in reach, for the demo and for tests."""
 
     settings: Settings
-    queue: SqliteQueue
-    audit: SqliteAudit
-    store: ConfigStore
+    queue: "SqliteQueue"
+    audit: "SqliteAudit"
+    store: "ConfigStore"
 
     @contextlib.asynccontextmanager
     async def worker(self) -> AsyncIterator[None]:
@@ -200,6 +202,9 @@ def with_embedded_defaults(settings: Settings) -> Settings:
 @contextlib.asynccontextmanager
 async def with_sink(settings: Settings) -> AsyncIterator[Settings]:
     """Embedded defaults, and a local SMTP sink as the controller's server unless one is set."""
+    from worker.embedded.certificates import ensure_certificates
+    from worker.embedded.sink import SmtpSink
+
     settings = with_embedded_defaults(settings)
     if settings.controller_host is not None:
         yield settings
@@ -221,6 +226,8 @@ async def with_sink(settings: Settings) -> AsyncIterator[Settings]:
 
 
 def _kept_key(file: Path) -> str:
+    from worker.store.secrets import new_key
+
     if not file.exists():
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as opened:
@@ -228,11 +235,13 @@ def _kept_key(file: Path) -> str:
     return file.read_text().strip()
 
 
-def _application(backend: Backend, checks: Mapping[str, Check], *, api: bool) -> FastAPI:
-    routers = [health_router(checks)]
-    if api:
-        routers += [events_router(backend.intake), audit_router(backend.search)]
-    return make_application(routers)
+def _application(backend: Backend, checks: Mapping[str, Check], *, api: bool) -> "Application | FastAPI":
+    if not api:
+        return plain_application(health_pages(checks))
+    from worker.api.audit_log import audit_router
+    from worker.api.events import events_router
+
+    return make_application([health_router(checks), events_router(backend.intake), audit_router(backend.search)])
 
 
 @contextlib.contextmanager

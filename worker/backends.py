@@ -8,20 +8,21 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from worker.api.audit_log import AuditSearch
-from worker.api.events import EventIntake
 from worker.api.health import Check
+from worker.api.ports import AuditSearch, EventIntake
 from worker.audit.opensearch import OpenSearchAudit
 from worker.audit.search import OpenSearchSearch
 from worker.delivery.ports import AuditLookup, AuditSink, Incoming, Lane, Settlement
-from worker.embedded.audit import SqliteAudit
-from worker.embedded.queue import SqliteQueue
 from worker.rabbit import topology
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.publisher import Publisher
 from worker.settings import Settings
+
+if TYPE_CHECKING:  # a worker on real servers never loads the embedded ones
+    from worker.embedded.audit import SqliteAudit
+    from worker.embedded.queue import SqliteQueue
 
 Handler = Callable[[Incoming], Awaitable[Settlement]]
 Consume = Callable[[Handler, asyncio.Event], Awaitable[None]]
@@ -55,7 +56,7 @@ class RabbitIntake:
 class SqliteIntake:
     """Submits events to the embedded queue."""
 
-    queue: SqliteQueue
+    queue: "SqliteQueue"
 
     async def submit(self, body: bytes, *, content_type: str, headers: dict[str, Any], lane: Lane, kind: str) -> None:
         """Insert the event; the embedded queue routes by lane alone."""
@@ -66,11 +67,7 @@ class SqliteIntake:
 @contextlib.asynccontextmanager
 async def open_search(settings: Settings, *, embedded: bool = False) -> AsyncIterator[AuditSearch]:
     """Open the audit for reading: OpenSearch, or the embedded form's file."""
-    search = (
-        await SqliteAudit(_embedded_file(settings, "audit.db")).open()
-        if embedded
-        else OpenSearchSearch(**_opensearch(settings))
-    )
+    search = await _open_embedded_audit(settings) if embedded else OpenSearchSearch(**_opensearch(settings))
     try:
         yield search
     finally:
@@ -81,7 +78,7 @@ async def open_search(settings: Settings, *, embedded: bool = False) -> AsyncIte
 async def open_intake(settings: Settings, *, embedded: bool = False) -> AsyncIterator[EventIntake]:
     """Open the way in for events alone; raises BrokerUnavailable where RabbitMQ does not answer."""
     if embedded:
-        queue = await SqliteQueue(_embedded_file(settings, "queue.db")).open()
+        queue = await _open_embedded_queue(settings)
         try:
             yield SqliteIntake(queue)
         finally:
@@ -126,17 +123,17 @@ async def real_backend(settings: Settings, *, consuming: bool) -> AsyncIterator[
 class EmbeddedFiles:
     """The two files that stand in for RabbitMQ and OpenSearch, opened."""
 
-    queue: SqliteQueue
-    audit: SqliteAudit
+    queue: "SqliteQueue"
+    audit: "SqliteAudit"
 
 
 @contextlib.asynccontextmanager
 async def open_embedded(settings: Settings) -> AsyncIterator[EmbeddedFiles]:
     """Open the embedded queue and audit in the data folder."""
     async with contextlib.AsyncExitStack() as stack:
-        queue = await SqliteQueue(_embedded_file(settings, "queue.db")).open()
+        queue = await _open_embedded_queue(settings)
         stack.push_async_callback(queue.close)
-        audit = await SqliteAudit(_embedded_file(settings, "audit.db")).open()
+        audit = await _open_embedded_audit(settings)
         stack.push_async_callback(audit.close)
         yield EmbeddedFiles(queue, audit)
 
@@ -162,6 +159,18 @@ async def _before(stop: asyncio.Event, starting: Coroutine[Any, Any, None]) -> b
     started.cancel()
     await asyncio.gather(started, return_exceptions=True)
     return False
+
+
+async def _open_embedded_queue(settings: Settings) -> "SqliteQueue":
+    from worker.embedded.queue import SqliteQueue
+
+    return await SqliteQueue(_embedded_file(settings, "queue.db")).open()
+
+
+async def _open_embedded_audit(settings: Settings) -> "SqliteAudit":
+    from worker.embedded.audit import SqliteAudit
+
+    return await SqliteAudit(_embedded_file(settings, "audit.db")).open()
 
 
 def _embedded_file(settings: Settings, name: str) -> Path:
