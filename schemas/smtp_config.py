@@ -99,12 +99,20 @@ Host = Annotated[
 ]
 
 
+DomainName = Annotated[str, StringConstraints(max_length=253, pattern=r"^[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+
+SECRETS = ("password", "dkim_key")
+"""The fields that are never shown and stored sealed only."""
+
+
 class SmtpConfig(BaseModel):
     """One SMTP record of one scope.
 
     `timeout_s` bounds each step of the dialogue in seconds, `rate_per_minute` counts mails,
     `version` only ever goes up within (scope, display name). `retries` is how many times a
-    transient failure is tried again in process (0: never).
+    transient failure is tried again in process (0: never). `chunking` sends contents by BDAT where
+    the server offers it (RFC 3030). `require_tls` asks every server on the way for TLS (RFC 8689),
+    and sends nothing by one that does not promise it. The three `dkim_` fields sign each mail.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -126,6 +134,11 @@ class SmtpConfig(BaseModel):
     max_connections: Annotated[int, Field(ge=1, le=200)] = 4
     rate_per_minute: Annotated[int, Field(ge=1)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+    chunking: bool = False
+    require_tls: bool = False
+    dkim_domain: DomainName | None = None
+    dkim_selector: DomainName | None = None
+    dkim_key: SecretStr | None = None
     version: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
@@ -138,7 +151,18 @@ class SmtpConfig(BaseModel):
         if self.username is not None and self.tls is TlsMode.NONE:
             msg = "credentials are never sent without TLS: set tls to starttls or ssl, or leave out the credentials"
             raise ValueError(msg)
+        if self.require_tls and (self.tls is TlsMode.NONE or not self.verify_tls):
+            msg = "require_tls needs TLS to a server whose certificate is verified (RFC 8689)"
+            raise ValueError(msg)
+        self._check_dkim()
         return self
+
+    def _check_dkim(self) -> None:
+        parts = {"dkim_domain": self.dkim_domain, "dkim_selector": self.dkim_selector, "dkim_key": self.dkim_key}
+        missing = [name for name, value in parts.items() if value is None]
+        if missing and len(missing) < len(parts):
+            msg = f"{missing[0]} is missing: a signature needs a domain, a selector and a key"
+            raise ValueError(msg)
 
     @property
     def scope(self) -> Scope:
@@ -154,9 +178,9 @@ class SmtpConfig(BaseModel):
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with any field that decides where and how mail is sent.
 
-        The password is left out: a digest of it in the audit would let its readers test guesses.
+        The secrets are left out: a digest of a password in the audit would let its readers test guesses.
         """
-        shown = self.model_dump_json(exclude={"password", "version"})
+        shown = self.model_dump_json(exclude={*SECRETS, "version"})
         return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
     def warnings(self) -> tuple[str, ...]:

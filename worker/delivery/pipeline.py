@@ -242,7 +242,10 @@ class Pipeline:
         began = time.perf_counter()
         try:
             sender = replace(sender, bulk=job.incoming.lane is Lane.BULK)
-            rendered = await _off_loop_if_large(job.incoming.body, render, job.event, sender)
+            if sender.dkim is not None:  # a signature takes milliseconds
+                rendered = await asyncio.to_thread(render, job.event, sender)
+            else:
+                rendered = await _off_loop_if_large(job.incoming.body, render, job.event, sender)
         except RenderError as error:
             await self._record_all(job, Outcome.INVALID, str(error))
             return Park("invalid", str(error), job.pending)

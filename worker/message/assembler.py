@@ -14,6 +14,7 @@ from schemas.event import RESERVED_HEADERS, EmailData, EmailEvent
 from worker.delivery.ports import MailEnvelope, RenderedMessage
 from worker.errors import RenderError
 from worker.message.addresses import address_header, needs_smtputf8
+from worker.message.dkim import sign
 from worker.message.headers import MAX_TOKEN, require_one_line, text_header
 from worker.message.mime import Entity, body_entity, file_entity, is_inline, multipart, pick_boundary, text_entity
 from worker.message.sender import Sender
@@ -35,8 +36,9 @@ class Rendered(NamedTuple):
 def render(event: EmailEvent, sender: Sender) -> Rendered:
     """Return the message of `event` as `sender` sends it; the same bytes each time.
 
-    Raises RenderError with the field at fault: an unknown template, a variable that a template
-    lacks, a control character in a header.
+    A signed one (`sender.dkim`) is the same below its signature, and costs milliseconds: render it
+    in a thread. Raises RenderError with the field at fault: an unknown template, a variable that a
+    template lacks, a control character in a header; ``dkim`` for a key that cannot sign.
     """
     words = words_of(event)
     digest = _digest(event)
@@ -45,6 +47,8 @@ def render(event: EmailEvent, sender: Sender) -> Rendered:
     head = "".join(_headers(event, sender, words.subject, message_id))
     plain_head = head.isascii()
     content = b"".join([f"{head}{entity.head}\r\n".encode(), *entity.body])
+    if sender.dkim is not None:
+        content = sign(content, sender.dkim)
     envelope = MailEnvelope(sender.mail_from, event.data.recipients())
     message = RenderedMessage(
         content=content,
