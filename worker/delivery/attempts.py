@@ -129,7 +129,9 @@ class Attempts:
     async def _step(self) -> None:
         """Make one attempt; raise StillPending where some recipients want another."""
         self._attempt += 1
-        envelope = replace(self._rendered.envelope, recipients=self._pending)
+        envelope = self._rendered.envelope
+        if envelope.recipients != self._pending:
+            envelope = replace(envelope, recipients=self._pending)
         self._last = await self._mailer.send(self._config, envelope, self._rendered.message)
         judged = [_Judged(r, self._last.answers[r], decide(self._last.answers[r])) for r in self._pending]
         final = [one for one in judged if one.verdict.retry is Retry.NEVER]
