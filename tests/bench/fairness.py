@@ -85,7 +85,7 @@ async def measure_fairness(site: Site, flood: int) -> Fairness:
     slow, fast = Sink(SLOW_S), Sink(0.0)
     async with ScriptedServer(slow) as slow_server, ScriptedServer(fast) as fast_server:
         for partner, server in (("a", slow_server), ("b", fast_server)):
-            await asyncio.to_thread(_configure, site, partner, server.port)
+            await asyncio.to_thread(configure, site, partner, server.port)
         with site.worker() as running:
             await asyncio.to_thread(running.wait_for, "consuming")
             async with open_publisher(site.amqp_url) as publisher:
@@ -98,7 +98,8 @@ async def measure_fairness(site: Site, flood: int) -> Fairness:
     return Fairness(flood, alone, beside, len(slow.answered))
 
 
-def _configure(site: Site, partner: str, port: int) -> None:
+def configure(site: Site, partner: str, port: int) -> None:
+    """Let a partner's mail go to a server of this host, without TLS."""
     options = ("--tls", "none", "--from", f"{partner}@from.test", "--max-connections", "10")
     site.configure(f"partner:{partner}", "127.0.0.1", port, *options)
 
@@ -110,7 +111,7 @@ async def _paced(publisher: Publisher, sink: Sink, prefix: str, count: int) -> t
         for n in range(count):
             name = f"{prefix}-{n}"
             began[name] = time.monotonic()
-            group.create_task(_publish(publisher, name, "b"))
+            group.create_task(publish(publisher, name, "b"))
             await asyncio.sleep(FAST_EVERY_S)
     await sink.wait_for(count, f"{prefix}-")
     return tuple(sink.answered[name] - at for name, at in began.items())
@@ -118,13 +119,14 @@ async def _paced(publisher: Publisher, sink: Sink, prefix: str, count: int) -> t
 
 async def _flood(publisher: Publisher, count: int) -> None:
     for first in range(0, count, 500):
-        await asyncio.gather(*(_publish(publisher, f"a-{n}", "a") for n in range(first, min(count, first + 500))))
+        await asyncio.gather(*(publish(publisher, f"a-{n}", "a") for n in range(first, min(count, first + 500))))
 
 
-async def _publish(publisher: Publisher, name: str, partner: str) -> None:
+async def publish(publisher: Publisher, name: str, partner: str, lane: Lane = Lane.TRANSACTIONAL) -> None:
+    """Publish one event of a partner to `name` at to.test, confirmed."""
     await publisher.publish(
         topology.EVENTS_EXCHANGE,
-        topology.routing_key(Lane.TRANSACTIONAL, "test"),
+        topology.routing_key(lane, "test"),
         body_of(make_event(f"{name}@to.test", id=name, scope={"partner": partner})),
         content_type="application/cloudevents+json",
         headers={},

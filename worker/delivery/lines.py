@@ -2,7 +2,9 @@
 
 As long as a line moves, standing in it is quicker and cheaper than the way through a tier. A line
 that stands still is sent away: what waits in it would keep this worker from taking other tenants'
-mail. How long a line may be follows from how fast it moves (see `Admission.line_room`).
+mail. How long a line may be follows from how fast it moves (see `Admission.line_room`). Each lane has
+its own line, and the transactional one goes first: whom bulk's half of a cap refuses stands in
+nobody's way.
 """
 
 import asyncio
@@ -31,7 +33,7 @@ class Lines:
     def __init__(self, admission: Admission) -> None:
         """Take over the admission: places that are given back go to the lines first."""
         self._admission = admission
-        self._lines: dict[Key, deque[_Waiting]] = {}
+        self._lines: dict[tuple[Key, Lane], deque[_Waiting]] = {}
         self._crowded_until = 0.0
         admission.on_leave = self._left
 
@@ -45,7 +47,7 @@ class Lines:
         found = self._admission.try_enter(scope, provider, lane)
         if isinstance(found, Ticket):
             return found
-        if len(self._lines.get(found.key, ())) >= self._admission.line_room(found):
+        if len(self._lines.get((found.key, lane), ())) >= self._admission.line_room(found):
             return self._remembered(found)
         waiting = _Waiting(scope, provider, lane, asyncio.get_running_loop().create_future())
         self._stand(found, waiting)
@@ -73,20 +75,22 @@ class Lines:
         return refusal
 
     def _stand(self, refusal: Refusal, waiting: _Waiting) -> None:
-        line = self._lines.get(refusal.key)
+        place = (refusal.key, waiting.lane)
+        line = self._lines.get(place)
         if line is None:
-            line = self._lines[refusal.key] = deque()
-            self._look_later(refusal)
+            line = self._lines[place] = deque()
+            self._look_later(refusal, waiting.lane)
         line.append(waiting)
 
     def _left(self, scope: Scope, provider: Provider) -> None:
-        for key in (scope, provider):
-            if key in self._lines:
-                self._admit(key)
+        for lane in Lane:
+            for key in (scope, provider):
+                if (key, lane) in self._lines:
+                    self._admit(key, lane)
 
-    def _admit(self, key: Key) -> None:
+    def _admit(self, key: Key, lane: Lane) -> None:
         """Let in whoever stands first, as long as there is room."""
-        line = self._lines[key]
+        line = self._lines[key, lane]
         while line:
             first = line[0]
             if not first.answered.done():  # else its event was cancelled
@@ -99,19 +103,19 @@ class Lines:
                     first.answered.set_result(found)
             line.popleft()
 
-    def _look_later(self, refusal: Refusal) -> None:
-        asyncio.get_running_loop().call_later(LOOK_S, self._look, refusal)
+    def _look_later(self, refusal: Refusal, lane: Lane) -> None:
+        asyncio.get_running_loop().call_later(LOOK_S, self._look, refusal, lane)
 
-    def _look(self, refusal: Refusal) -> None:
+    def _look(self, refusal: Refusal, lane: Lane) -> None:
         """Send away who came last of a line that moves too slowly."""
-        line = self._lines[refusal.key]
-        self._admit(refusal.key)
+        line = self._lines[refusal.key, lane]
+        self._admit(refusal.key, lane)
         room = self._admission.line_room(refusal)
         while len(line) > room:
             last = line.pop()
             if not last.answered.done():
                 last.answered.set_result(self._remembered(refusal))
         if line:
-            self._look_later(refusal)
+            self._look_later(refusal, lane)
         else:
-            del self._lines[refusal.key]
+            del self._lines[refusal.key, lane]

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from schemas.audit import Outcome
 from schemas.smtp_config import SmtpConfig
-from worker.delivery.outcome import decide
+from worker.delivery.outcome import Retry, decide
 from worker.delivery.ports import Answer, Fault, Phase, SmtpReply, TransactionResult
 from worker.smtp.connection import CLOSING, SmtpConnection
 from worker.smtp.job import Job
@@ -309,7 +309,11 @@ def _too_many_connections(answer: Answer) -> bool:
 
 
 def _login_refused(answer: Answer) -> bool:
-    return answer.phase is Phase.AUTH and answer.reply is not None and decide(answer).outcome is Outcome.CONFIG_FAULT
+    """Return whether the login is refused for good; nonsense in place of a reply is no refusal."""
+    if answer.phase is not Phase.AUTH or answer.reply is None:
+        return False
+    verdict = decide(answer)
+    return verdict.outcome is Outcome.CONFIG_FAULT and verdict.retry is Retry.NEVER
 
 
 def _never_begun(answers: Mapping[str, Answer]) -> bool:

@@ -142,3 +142,19 @@ async def test_a_slow_server_has_no_more_in_hand_than_it_ends_in_a_quarter_of_a_
     while isinstance(found := admission.try_enter(A, SERVER, NOW), Ticket):
         places.append(found)
     assert 13 <= len(places) <= 17
+
+
+async def test_bulk_that_has_its_half_stands_in_no_transactional_mails_way() -> None:
+    of, _ = lines(cap=4)
+    places = [await of.enter(A, SERVER, lane) for lane in (Lane.BULK, Lane.BULK, NOW, NOW)]
+    bulk = asyncio.ensure_future(of.enter(A, SERVER, Lane.BULK))
+    await asyncio.sleep(0)
+    waited_for = asyncio.ensure_future(of.enter(A, SERVER, NOW))
+    await asyncio.sleep(0)
+    last = places[-1]
+    assert isinstance(last, Ticket)
+    last.leave()
+    assert isinstance(await waited_for, Ticket)
+    assert not bulk.done()
+    bulk.cancel()
+    await asyncio.gather(bulk, return_exceptions=True)
