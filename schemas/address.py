@@ -27,10 +27,12 @@ def normalize_address(value: str) -> str:
 
     Raises ValueError with a sentence that never repeats the address.
     """
-    one_line(value)
     match = _PLAIN.match(value)
-    if match and len(match[1]) <= _MAX_LOCAL and "xn--" not in match[2].lower():
-        return f"{match[1]}@{match[2].lower()}"
+    if match:
+        local, domain = match[1], match[2].lower()
+        if len(local) <= _MAX_LOCAL and "xn--" not in domain:
+            return f"{local}@{domain}"
+    one_line(value)
     return _normalize_unusual(value)
 
 
@@ -67,7 +69,7 @@ class Mailbox(BaseModel):
     def _read_string(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        match = _NAME_ADDR.match(value)
+        match = _NAME_ADDR.match(value) if "<" in value else None
         if not match:
             return {"email": value}
         quoted, bare, address = match.groups()

@@ -85,12 +85,12 @@ def _split(body: bytes, content_type: str | None, headers: Mapping[str, Any]) ->
         raise InvalidEvent((FieldError("body", "is not a JSON object"),))
     if "data_base64" in document:
         raise InvalidEvent((FieldError("data_base64", "is not read: give data as JSON"),), _known(document, None))
-    attributes = {name: value for name, value in document.items() if name != "data"}
-    return attributes, document.get("data")
+    data = document.pop("data", None)
+    return document, data
 
 
 def _binary_attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in headers.items():
         for prefix in _HEADER_PREFIXES:
             if name.startswith(prefix):

@@ -14,7 +14,7 @@ store remembers, too, so that one which was lost is made good. A ``marker`` is a
 was published before it stands before it.
 
 JSON in UTF-8. An unknown field is an error: a misspelt one would silently change nothing. A password
-travels sealed (a Fernet token, ``secret``) or not at all.
+travels sealed (a Fernet token, ``secret``) or not at all, and a key that signs as ``dkim_secret`` likewise.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ from pydantic import (
 )
 
 from schemas.address import Address
-from schemas.smtp_config import Host, Scope, SmtpConfig, TlsMode
+from schemas.smtp_config import DomainName, Host, Scope, SmtpConfig, TlsMode
 from schemas.text import Identifier, RequiredText, TenantName
 
 MAX_CHANGES = 100
@@ -67,7 +67,10 @@ class _OfScope(_Strict):
 
 
 class PublishedConfig(_OfScope):
-    """An `SmtpConfig` as it travels: every field but the password, and its limits hold."""
+    """An `SmtpConfig` as it travels: every field but the secrets, and its limits hold.
+
+    A field that was added later has a default: the topic still holds what was published before.
+    """
 
     display_name: RequiredText
     host: Host
@@ -83,11 +86,15 @@ class PublishedConfig(_OfScope):
     max_connections: int
     rate_per_minute: int | None
     timeout_s: float
+    chunking: bool = False
+    require_tls: bool = False
+    dkim_domain: DomainName | None = None
+    dkim_selector: DomainName | None = None
     version: Version
 
-    def opened(self, password: str | None) -> SmtpConfig:
-        """The record with its password; raises pydantic's ValidationError where they don't go together."""
-        return SmtpConfig.model_validate({**dict(self), "password": password})
+    def opened(self, password: str | None, dkim_key: str | None = None) -> SmtpConfig:
+        """The record with its secrets; raises pydantic's ValidationError where they don't go together."""
+        return SmtpConfig.model_validate({**dict(self), "password": password, "dkim_key": dkim_key})
 
 
 class Put(_Strict):
@@ -96,12 +103,13 @@ class Put(_Strict):
     kind: Literal["put"] = "put"
     config: PublishedConfig
     secret: SealedSecret | None = None
+    dkim_secret: SealedSecret | None = None
     order: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
     def _check_record(self) -> Self:
-        # The stand-in never leaves this line: it is what says that there is a password.
-        self.config.opened(None if self.secret is None else "sealed")
+        # The stand-ins never leave this line: they are what says that there is a secret.
+        self.config.opened(*(None if sealed is None else "sealed" for sealed in (self.secret, self.dkim_secret)))
         return self
 
     @property

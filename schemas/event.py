@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from schemas.address import Mailbox
-from schemas.smtp_config import Scope
+from schemas.smtp_config import Scope, shared_scope
 from schemas.text import BodyText, HeaderText, Identifier, RequiredText, TenantName, Url
 
 MAX_RECIPIENTS = 1000
@@ -44,7 +44,7 @@ class EventScope(BaseModel):
 
     @model_validator(mode="after")
     def _org_has_partner(self) -> Self:
-        Scope(self.partner, self.org)
+        shared_scope(self.partner, self.org)
         return self
 
 
@@ -114,7 +114,7 @@ class EmailData(BaseModel):
 
     def recipients(self) -> tuple[str, ...]:
         """Every envelope recipient once, in the order To, Cc, Bcc."""
-        return tuple(dict.fromkeys(m.email for m in (*self.to, *self.cc, *self.bcc)))
+        return tuple(dict.fromkeys([m.email for m in (*self.to, *self.cc, *self.bcc)]))
 
 
 class EmailRequested(EmailData):
@@ -130,14 +130,15 @@ class EmailRequested(EmailData):
 
     @model_validator(mode="after")
     def _one_source_of_words(self) -> Self:
-        own = [name for name in ("subject", "text", "html") if getattr(self, name) is not None]
-        if self.template is not None and own:
-            msg = f"template is given, so {own[0]} may not be"
-            raise ValueError(msg)
-        if self.template is None and self.subject is None:
+        if self.template is not None:
+            own = [name for name in ("subject", "text", "html") if getattr(self, name) is not None]
+            if own:
+                msg = f"template is given, so {own[0]} may not be"
+                raise ValueError(msg)
+        elif self.subject is None:
             msg = "subject is missing (or give a template)"
             raise ValueError(msg)
-        if self.template is None and self.text is None and self.html is None:
+        elif self.text is None and self.html is None:
             msg = "text or html is missing: give at least one (or a template)"
             raise ValueError(msg)
         return self
@@ -248,9 +249,12 @@ KINDS: dict[str, type[EmailData]] = {
 """Every event type that Postbote mails, by its CloudEvents ``type``."""
 
 
+_EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+
+
 def _sane_time(value: datetime) -> datetime:
     # The month names an index: a year of 9999 would create one for every typing error.
-    if not datetime(2000, 1, 1, tzinfo=UTC) <= value < datetime(2100, 1, 1, tzinfo=UTC):
+    if not _EARLIEST <= value < _LATEST:
         msg = "is outside the years 2000 to 2099"
         raise ValueError(msg)
     return value
@@ -293,4 +297,4 @@ class EmailEvent:
     @property
     def scope(self) -> Scope:
         """The tenant whose SMTP record sends this event."""
-        return Scope(self.data.scope.partner, self.data.scope.org)
+        return shared_scope(self.data.scope.partner, self.data.scope.org)

@@ -7,7 +7,7 @@ never merged across scopes, so a partner's password can never travel to an organ
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, TypeAdapter, model_validator
@@ -58,22 +58,15 @@ class Scope:
 
     def lineage(self) -> tuple["Scope", ...]:
         """This scope and every wider one, most specific first: the order of resolution."""
-        wider = [self]
-        if self.org is not None:
-            wider.append(Scope(self.partner))
-        if self.partner is not None:
-            wider.append(Scope())
-        return tuple(wider)
+        if self.partner is None:
+            return (self,)
+        return (self, CONTROLLER) if self.org is None else (self, shared_scope(self.partner, None), CONTROLLER)
 
     def __str__(self) -> str:
         """``controller``, ``partner:NAME`` or ``org:PARTNER/NAME``, as `parse` reads it."""
-        match self.level:
-            case ScopeLevel.CONTROLLER:
-                return "controller"
-            case ScopeLevel.PARTNER:
-                return f"partner:{self.partner}"
-            case ScopeLevel.ORG:
-                return f"org:{self.partner}/{self.org}"
+        if self.partner is None:
+            return "controller"
+        return f"partner:{self.partner}" if self.org is None else f"org:{self.partner}/{self.org}"
 
     @classmethod
     def parse(cls, text: str) -> "Scope":
@@ -91,6 +84,13 @@ class Scope:
 CONTROLLER = Scope()
 """The widest scope: whoever runs Postbote."""
 
+
+@lru_cache(maxsize=10_000)
+def shared_scope(partner: str | None, org: str | None) -> Scope:
+    """Return the scope, the same object while it is in use: each mail asks for its own several times."""
+    return Scope(partner, org)
+
+
 Host = Annotated[
     str,
     StringConstraints(
@@ -99,12 +99,20 @@ Host = Annotated[
 ]
 
 
+DomainName = Annotated[str, StringConstraints(max_length=253, pattern=r"^[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+
+SECRETS = ("password", "dkim_key")
+"""The fields that are never shown and stored sealed only."""
+
+
 class SmtpConfig(BaseModel):
     """One SMTP record of one scope.
 
     `timeout_s` bounds each step of the dialogue in seconds, `rate_per_minute` counts mails,
     `version` only ever goes up within (scope, display name). `retries` is how many times a
-    transient failure is tried again in process (0: never).
+    transient failure is tried again in process (0: never). `chunking` sends contents by BDAT where
+    the server offers it (RFC 3030). `require_tls` asks every server on the way for TLS (RFC 8689),
+    and sends nothing by one that does not promise it. The three `dkim_` fields sign each mail.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -126,6 +134,11 @@ class SmtpConfig(BaseModel):
     max_connections: Annotated[int, Field(ge=1, le=200)] = 4
     rate_per_minute: Annotated[int, Field(ge=1)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+    chunking: bool = False
+    require_tls: bool = False
+    dkim_domain: DomainName | None = None
+    dkim_selector: DomainName | None = None
+    dkim_key: SecretStr | None = None
     version: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
@@ -138,7 +151,18 @@ class SmtpConfig(BaseModel):
         if self.username is not None and self.tls is TlsMode.NONE:
             msg = "credentials are never sent without TLS: set tls to starttls or ssl, or leave out the credentials"
             raise ValueError(msg)
+        if self.require_tls and (self.tls is TlsMode.NONE or not self.verify_tls):
+            msg = "require_tls needs TLS to a server whose certificate is verified (RFC 8689)"
+            raise ValueError(msg)
+        self._check_dkim()
         return self
+
+    def _check_dkim(self) -> None:
+        parts = {"dkim_domain": self.dkim_domain, "dkim_selector": self.dkim_selector, "dkim_key": self.dkim_key}
+        missing = [name for name, value in parts.items() if value is None]
+        if missing and len(missing) < len(parts):
+            msg = f"{missing[0]} is missing: a signature needs a domain, a selector and a key"
+            raise ValueError(msg)
 
     @property
     def scope(self) -> Scope:
@@ -154,9 +178,9 @@ class SmtpConfig(BaseModel):
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with any field that decides where and how mail is sent.
 
-        The password is left out: a digest of it in the audit would let its readers test guesses.
+        The secrets are left out: a digest of a password in the audit would let its readers test guesses.
         """
-        shown = self.model_dump_json(exclude={"password", "version"})
+        shown = self.model_dump_json(exclude={*SECRETS, "version"})
         return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
     def warnings(self) -> tuple[str, ...]:

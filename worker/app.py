@@ -8,20 +8,23 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import structlog
-from fastapi import FastAPI
 
-from worker.api.audit_log import audit_router
-from worker.api.events import events_router
-from worker.api.health import Check, health_router
-from worker.api.metrics import metrics_router
+from worker.api.health import Check, health_pages, health_router
+from worker.api.metrics import metrics_page, metrics_router
+from worker.api.plain import Application, plain_application
 from worker.api.server import make_application, serving
 from worker.backends import Backend, embedded_backend, open_embedded, open_intake, open_search, real_backend
+from worker.collector import settle_collector
 from worker.configs import open_configs, open_store
 from worker.delivering import Delivery
 from worker.embedding import EmbeddedApp, embedded_app, with_embedded_defaults, with_sink
 from worker.settings import Settings
+
+if TYPE_CHECKING:  # a worker without an API does without FastAPI, too
+    from fastapi import FastAPI
 
 __all__ = [
     "EmbeddedApp",
@@ -51,6 +54,7 @@ async def serve(settings: Settings, *, worker: bool, api: bool, embedded: bool) 
             checks = dict(backend.checks) if configs is None else {**backend.checks, "configs": configs.missing}
             application = _application(backend, checks, delivery, api=api)
             await stack.enter_async_context(serving(application, settings.http_host, settings.http_port))
+            settle_collector()
             if delivery is not None:
                 await delivery.run(stop)
             else:
@@ -67,13 +71,18 @@ async def _backend(settings: Settings, *, embedded: bool, worker: bool, api: boo
             yield backend
 
 
-def _application(backend: Backend, checks: Mapping[str, Check], delivery: Delivery | None, *, api: bool) -> FastAPI:
-    routers = [health_router(checks)]
-    if delivery is not None:
-        routers.append(metrics_router(delivery.gauges))
-    if api and backend.front is not None:
-        routers += [events_router(backend.front.intake), audit_router(backend.front.search)]
-    return make_application(routers)
+def _application(
+    backend: Backend, checks: Mapping[str, Check], delivery: Delivery | None, *, api: bool
+) -> "Application | FastAPI":
+    gauges = None if delivery is None else delivery.gauges
+    if not api or backend.front is None:
+        metrics = {} if gauges is None else {"/metrics": metrics_page(gauges)}
+        return plain_application({**health_pages(checks), **metrics})
+    from worker.api.audit_log import audit_router
+    from worker.api.events import events_router
+
+    routers = [health_router(checks), events_router(backend.front.intake), audit_router(backend.front.search)]
+    return make_application(routers if gauges is None else [*routers, metrics_router(gauges)])
 
 
 @contextlib.contextmanager

@@ -8,23 +8,23 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from worker.api.audit_log import AuditSearch
-from worker.api.events import EventIntake
 from worker.api.health import Check
+from worker.api.ports import AuditSearch, EventIntake
 from worker.audit.search import OpenSearchSearch
 from worker.delivery.parked import ParkedShelf
 from worker.delivery.ports import Lane
-from worker.embedded.audit import SqliteAudit
-from worker.embedded.parked import SqliteParked
-from worker.embedded.queue import SqliteQueue
 from worker.rabbit import topology
 from worker.rabbit.declaring import Provision
 from worker.rabbit.parked import open_parked_queue
 from worker.rabbit.publisher import Publisher
 from worker.settings import Settings
 from worker.workshop import Handler, Workshop, open_workshop
+
+if TYPE_CHECKING:  # a worker on real servers never loads the embedded ones
+    from worker.embedded.audit import SqliteAudit
+    from worker.embedded.queue import SqliteQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class RabbitIntake:
 class SqliteIntake:
     """Submits events to the embedded queue."""
 
-    queue: SqliteQueue
+    queue: "SqliteQueue"
 
     async def submit(self, body: bytes, *, content_type: str, headers: dict[str, Any], lane: Lane, kind: str) -> None:
         """Insert the event; the embedded queue routes by lane alone."""
@@ -71,11 +71,7 @@ class SqliteIntake:
 @contextlib.asynccontextmanager
 async def open_search(settings: Settings, *, embedded: bool = False) -> AsyncIterator[AuditSearch]:
     """Open the audit for reading: OpenSearch, or the embedded form's file."""
-    search = (
-        await SqliteAudit(_embedded_file(settings, "audit.db")).open()
-        if embedded
-        else OpenSearchSearch(**_opensearch(settings))
-    )
+    search = await _open_embedded_audit(settings) if embedded else OpenSearchSearch(**_opensearch(settings))
     try:
         yield search
     finally:
@@ -86,7 +82,7 @@ async def open_search(settings: Settings, *, embedded: bool = False) -> AsyncIte
 async def open_intake(settings: Settings, *, embedded: bool = False) -> AsyncIterator[EventIntake]:
     """Open the way in for events alone; raises BrokerUnavailable where RabbitMQ does not answer."""
     if embedded:
-        queue = await SqliteQueue(_embedded_file(settings, "queue.db")).open()
+        queue = await _open_embedded_queue(settings)
         try:
             yield SqliteIntake(queue)
         finally:
@@ -106,7 +102,9 @@ async def open_parked(settings: Settings, *, embedded: bool = False) -> AsyncIte
         async with open_parked_queue(settings.amqp_url) as shelf:
             yield shelf
         return
-    queue = await SqliteQueue(_embedded_file(settings, "queue.db")).open()
+    from worker.embedded.parked import SqliteParked
+
+    queue = await _open_embedded_queue(settings)
     try:
         yield SqliteParked(queue)
     finally:
@@ -135,17 +133,17 @@ async def real_backend(settings: Settings, *, consuming: bool, api: bool) -> Asy
 class EmbeddedFiles:
     """The two files that stand in for RabbitMQ and OpenSearch, opened."""
 
-    queue: SqliteQueue
-    audit: SqliteAudit
+    queue: "SqliteQueue"
+    audit: "SqliteAudit"
 
 
 @contextlib.asynccontextmanager
 async def open_embedded(settings: Settings) -> AsyncIterator[EmbeddedFiles]:
     """Open the embedded queue and audit in the data folder."""
     async with contextlib.AsyncExitStack() as stack:
-        queue = await SqliteQueue(_embedded_file(settings, "queue.db")).open()
+        queue = await _open_embedded_queue(settings)
         stack.push_async_callback(queue.close)
-        audit = await SqliteAudit(_embedded_file(settings, "audit.db")).open()
+        audit = await _open_embedded_audit(settings)
         stack.push_async_callback(audit.close)
         yield EmbeddedFiles(queue, audit)
 
@@ -162,6 +160,18 @@ def embedded_workshop(settings: Settings, files: EmbeddedFiles) -> Workshop:
 def embedded_backend(settings: Settings, files: EmbeddedFiles) -> Backend:
     """SQLite files instead of RabbitMQ and OpenSearch."""
     return Backend(Front(SqliteIntake(files.queue), files.audit), embedded_workshop(settings, files))
+
+
+async def _open_embedded_queue(settings: Settings) -> "SqliteQueue":
+    from worker.embedded.queue import SqliteQueue
+
+    return await SqliteQueue(_embedded_file(settings, "queue.db")).open()
+
+
+async def _open_embedded_audit(settings: Settings) -> "SqliteAudit":
+    from worker.embedded.audit import SqliteAudit
+
+    return await SqliteAudit(_embedded_file(settings, "audit.db")).open()
 
 
 def _embedded_file(settings: Settings, name: str) -> Path:

@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import orjson
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig, TlsMode, label, tls_from_flags
 from worker.cli_config_publish import EmptyStore, snapshot_store, tell_topic
-from worker.errors import PostboteError, SecretKeyMissing, SecretUnreadable, SettingsError
+from worker.cli_config_view import print_record, print_table
+from worker.errors import PostboteError, RenderError, SecretKeyMissing, SecretUnreadable, SettingsError
 
 if TYPE_CHECKING:  # SQLAlchemy takes a third of a second to import: only the commands that need it wait for it
     from worker.store.configs import ConfigStore
@@ -35,7 +33,6 @@ PASSWORD_VARIABLE = "POSTBOTE_SMTP_PASSWORD"  # noqa: S105 # the name of a varia
 NOT_AVAILABLE = 1
 BAD_INPUT = 2
 _UNVERIFIED = "Do not verify the certificate"
-_PIPE_WIDTH = 200  # columns of a table that no terminal limits
 _REMEDIES = {"host": "expected a host name or an IP address"}  # where pydantic would quote a pattern
 T = TypeVar("T")
 
@@ -73,30 +70,31 @@ def set_record(  # noqa: PLR0913 # one option for each field of the record
     max_connections: Annotated[int | None, typer.Option(help="Connections to the server at most")] = None,
     rate_per_minute: Annotated[int | None, typer.Option(help="Mails a minute at most")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for each step of the dialogue")] = None,
+    chunking: Annotated[bool, typer.Option(help="Send by BDAT where the server offers CHUNKING")] = False,
+    require_tls: Annotated[bool, typer.Option(help="Nothing goes but by servers that promise TLS all the way")] = False,
+    dkim_domain: Annotated[str | None, typer.Option(help="Sign with DKIM for this domain")] = None,
+    dkim_selector: Annotated[
+        str | None, typer.Option(help="Where the key's public half is: SELECTOR._domainkey")
+    ] = None,
+    dkim_key: Annotated[Path | None, typer.Option(help="PEM file of the RSA key that signs")] = None,
     name: Annotated[str, typer.Option(help="The record's name in its scope")] = "default",
     json: Json = False,
 ) -> None:
     """Store a scope's SMTP record, replacing the whole record of that name."""
     owner = _parse_scope(scope)
-    given = {
+    given: dict[str, Any] = {
         "partner": owner.partner,
         "org": owner.org,
         "display_name": name,
         "host": host,
         "port": port,
-        "tls": _choose_tls(port, tls, use_tls=use_tls),
-        "verify_tls": not insecure_skip_verify_tls,
-        "ca_bundle": None if ca_bundle is None else _read_ca(ca_bundle),
-        "username": username,
-        "password": _read_password(username, from_stdin=password_stdin),
-        "from_address": from_address,
-        "reply_to": reply_to,
-        "allowed_from": allowed_from,
-        "retries": retries,
-        "max_connections": max_connections,
-        "rate_per_minute": rate_per_minute,
-        "timeout_s": timeout,
     }
+    given |= {"tls": _choose_tls(port, tls, use_tls=use_tls), "verify_tls": not insecure_skip_verify_tls}
+    given |= {"ca_bundle": None if ca_bundle is None else _read_ca(ca_bundle), "require_tls": require_tls}
+    given |= {"username": username, "password": _read_password(username, from_stdin=password_stdin)}
+    given |= {"from_address": from_address, "reply_to": reply_to, "allowed_from": allowed_from}
+    given |= {"retries": retries, "max_connections": max_connections, "rate_per_minute": rate_per_minute}
+    given |= {"timeout_s": timeout, "chunking": chunking, **_read_dkim(dkim_domain, dkim_selector, dkim_key)}
     _save(given, as_json=json)
 
 
@@ -110,7 +108,7 @@ def list_records(*, scope: AnyScopeText = None, json: Json = False) -> None:
     elif not found:
         typer.echo("no SMTP records" if owner is None else f"no SMTP records of {owner}")
     else:
-        _print_table(found)
+        print_table(found)
         for summary in found:
             _print_warnings(summary)
 
@@ -128,7 +126,7 @@ def show_record(
     if json:
         _print_json(summary.to_json())
     else:
-        _print_record(summary)
+        print_record(summary)
         _print_warnings(summary)
 
 
@@ -252,6 +250,26 @@ def _read_ca(file: Path) -> str:
     return pem
 
 
+def _read_dkim(domain: str | None, selector: str | None, file: Path | None) -> dict[str, str | None]:
+    if file is None:
+        return {"dkim_domain": domain, "dkim_selector": selector}
+    try:
+        pem = file.read_text("ascii")
+    except (OSError, ValueError):
+        _fail(f"dkim_key: cannot read {file}: give a PEM file of an RSA key")
+    _try_key(pem, file)
+    return {"dkim_domain": domain, "dkim_selector": selector, "dkim_key": pem}
+
+
+def _try_key(pem: str, file: Path) -> None:
+    from worker.message.dkim import DkimKey, sign
+
+    try:
+        sign(b"From: trial@example.com\r\n\r\n", DkimKey("example.com", "trial", pem.encode()))
+    except RenderError:
+        _fail(f"dkim_key: {file} holds no key that can sign: give a PEM file of an RSA key")
+
+
 def _read_password(username: str | None, *, from_stdin: bool) -> str | None:
     if from_stdin:
         return _one_line_of(sys.stdin.read())
@@ -334,45 +352,3 @@ def _print_warnings(summary: RecordSummary) -> None:
 
 def _print_json(value: object) -> None:
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
-
-
-def _print_record(summary: RecordSummary) -> None:
-    shown: dict[str, object] = {"scope": summary.scope, **summary.fields, "is_default": summary.is_default}
-    shown["password"] = "set" if summary.password_set else None
-    if shown["ca_bundle"]:
-        shown["ca_bundle"] = "set"
-    for field in ("partner", "org"):
-        del shown[field]
-    for field, value in shown.items():
-        typer.echo(f"{field}: {_spell(value)}")
-
-
-def _spell(value: object) -> str:
-    match value:
-        case None | []:
-            return "not set"
-        case bool():
-            return "yes" if value else "no"
-        case list():
-            return ", ".join(str(item) for item in value)
-        case _:
-            return str(value)
-
-
-def _print_table(summaries: Sequence[RecordSummary]) -> None:
-    table = Table("scope", "name", "default", "server", "tls", "username", "from", "version")
-    for column in table.columns:
-        column.overflow = "fold"
-    for summary in summaries:
-        fields = summary.fields
-        table.add_row(
-            str(summary.scope),
-            Text(summary.name),  # as it stands: Rich would read [brackets] as markup
-            "yes" if summary.is_default else "",
-            f"{fields['host']}:{fields['port']}",
-            fields["tls"],
-            Text(fields["username"] or "anonymous"),
-            Text(fields["from_address"] or ""),
-            str(fields["version"]),
-        )
-    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)

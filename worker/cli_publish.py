@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from schemas.cloudevents import STRUCTURED, InvalidEvent, parse_event
-from worker.api.events import EventIntake
+from worker.api.ports import EventIntake
 from worker.app import open_intake, with_embedded_defaults
 from worker.delivery.ports import Lane
 from worker.errors import PublishRefused

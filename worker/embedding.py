@@ -19,14 +19,12 @@ from pydantic import SecretStr
 from worker.backends import EmbeddedFiles, embedded_workshop, open_embedded
 from worker.configs import open_configs, open_store
 from worker.delivering import Delivery
-from worker.embedded.audit import SqliteAudit
-from worker.embedded.certificates import ensure_certificates
-from worker.embedded.queue import SqliteQueue
-from worker.embedded.sink import SmtpSink
 from worker.settings import HIGHEST_PORT, Settings
 from worker.store.secrets import new_key
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a worker on real servers loads neither the embedded ones nor the database
+    from worker.embedded.audit import SqliteAudit
+    from worker.embedded.queue import SqliteQueue
     from worker.store.configs import ConfigStore
 
 log = structlog.get_logger(__name__)
@@ -37,8 +35,8 @@ class EmbeddedApp:
     """The embedded form with its parts in reach, for the demo and for tests."""
 
     settings: Settings
-    queue: SqliteQueue
-    audit: SqliteAudit
+    queue: "SqliteQueue"
+    audit: "SqliteAudit"
     store: "ConfigStore"
 
     @contextlib.asynccontextmanager
@@ -86,6 +84,9 @@ def with_embedded_defaults(settings: Settings) -> Settings:
 @contextlib.asynccontextmanager
 async def with_sink(settings: Settings) -> AsyncIterator[Settings]:
     """Embedded defaults, and a local SMTP sink as the controller's server unless one is set."""
+    from worker.embedded.certificates import ensure_certificates
+    from worker.embedded.sink import SmtpSink
+
     settings = with_embedded_defaults(settings)
     if settings.controller_host is not None:
         yield settings

@@ -19,9 +19,18 @@ from pathlib import Path
 from tests.bench import report, venv
 from tests.bench.audit_count import accepted
 from tests.bench.ceiling import measure_ceiling
-from tests.bench.contenders import AIO_PIKA, CONTENDERS, POSTBOTE, POSTBOTE_AUDITED, Contender, Site
+from tests.bench.contenders import (
+    AIO_PIKA,
+    CONTENDERS,
+    POSTBOTE,
+    POSTBOTE_1000,
+    POSTBOTE_AUDITED,
+    Contender,
+    Site,
+)
 from tests.bench.latency import Latency, measure_latency
 from tests.bench.measure import ContenderFailed, Result, measure
+from tests.bench.profiled import PROFILE_HEADERS, summary
 from tests.bench.rtt import RTTS_MS, FarResult, measure_far
 from tests.bench.sinks import Sink, TimedSink, listening, postfix_sink, timed_sink
 from tests.services import opensearch, rabbitmq, sessions
@@ -31,6 +40,7 @@ from tests.services.rabbitmq import Broker
 LONG = 30_000
 PSEUDO = "smtp-source"
 TRIAL_BELOW = 1000
+OURS = (POSTBOTE, POSTBOTE_AUDITED, POSTBOTE_1000)
 TRIAL = (PSEUDO, "postbote", "postbote-audit", "celery-prefork")
 
 
@@ -45,6 +55,8 @@ class Bench:
     results: list[Result] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
     far: list[FarResult] = field(default_factory=list)
+    profiles: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    profiling: bool = False
     failures: list[str] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -58,6 +70,8 @@ class Bench:
 
     def _measure(self, contender: Contender, leg: str, sink: Sink, mails: int) -> None:
         run = self._run()
+        if self.profiling and contender in OURS:
+            contender = contender.profiled(venv.BUILD / f"profile-{leg}-{contender.key}-{mails}.txt")
         say(f"{leg}: {contender.name}, {mails:,} mails")
         with self.site(sink, run) as site:
             try:
@@ -68,6 +82,8 @@ class Bench:
             if contender.audited:
                 result = result.with_audit_of(accepted(site.opensearch_url, site.index_prefix, run))
         self.results.append(result)
+        if contender.profile:
+            self.profiles[f"{contender.name}, {leg}, {mails:,}"] = list(summary(contender.profile, mails))
 
     def measure_latencies(self) -> None:
         """Postbote without and with its audit."""
@@ -118,7 +134,7 @@ def say(what: str) -> None:
 
 
 @contextmanager
-def servers(chosen: frozenset[str]) -> Iterator[Bench]:
+def servers(chosen: frozenset[str], *, profiling: bool) -> Iterator[Bench]:
     """Start RabbitMQ and OpenSearch side by side; both end with this process."""
     say("starting RabbitMQ and OpenSearch")
     session = sessions.current()
@@ -126,14 +142,14 @@ def servers(chosen: frozenset[str]) -> Iterator[Bench]:
     with ThreadPoolExecutor() as pool:
         for started in [pool.submit(broker.start), pool.submit(search.start)]:
             started.result()
-    yield Bench(broker, search, session.subfolder("bench"), chosen)
+    yield Bench(broker, search, session.subfolder("bench"), chosen, profiling=profiling)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure what the arguments ask for, and report it."""
     venv.prepare()
     sizes = [arguments.events, *([LONG] if arguments.long else [])]
-    with servers(frozenset(arguments.only.split(","))) as bench:
+    with servers(frozenset(arguments.only.split(",")), profiling=arguments.profile) as bench:
         with ExitStack() as stack:
             legs: dict[str, Sink] = {}
             if "smtp-sink" in arguments.legs:
@@ -155,6 +171,8 @@ def _report(bench: Bench) -> int:
         report.print_rows("From publish to 250", Latency.HEADERS, [x.cells() for x in bench.latencies])
     if bench.far:
         report.print_rows("Far servers, one connection", FarResult.HEADERS, [x.cells() for x in bench.far])
+    for of, rows in bench.profiles.items():
+        report.print_rows(f"Where the CPU time goes: {of}", PROFILE_HEADERS, rows)
     print(report.machine())
     venv.BUILD.mkdir(exist_ok=True)
     json_file, plot_file = venv.BUILD / "bench.json", venv.BUILD / "bench.png"
@@ -182,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", help=f"contenders, comma-separated, of {', '.join(keys)}")
     parser.add_argument("--legs", help="smtp-sink, starttls, both (the default), or none for no comparison")
     parser.add_argument("--latency", action="store_true", help="also publish-to-250, idle and at half load")
+    parser.add_argument("--profile", action="store_true", help="also where Postbote's CPU time goes, and its stacks")
     parser.add_argument("--rtt", action="store_true", help="also servers that are 10, 50 and 100 ms away")
     arguments = parser.parse_args(argv)
     # A handful of events is somebody trying the bench out, and is answered within a minute.

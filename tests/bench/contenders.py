@@ -8,7 +8,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench.sinks import Sink
@@ -51,6 +51,12 @@ class Contender:
     publish: Callable[[Site, Path], None]
     prepare: Callable[[Site], None] = lambda _site: None
     audited: bool = False
+    profile: Path | None = None
+
+    def profiled(self, file: Path) -> "Contender":
+        """The same, whose Python worker writes its profile into `file` (see `profiled`)."""
+        python, flag, *module = self.command
+        return replace(self, command=(python, flag, "tests.bench.profiled", str(file), *module), profile=file)
 
 
 # Postbote

@@ -7,6 +7,7 @@ have come to rest, so that acknowledgements and, for Postbote, the audit are in 
 publishers are not.
 """
 
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -89,6 +90,8 @@ class Running:
     def drain(self, count: int) -> float:
         """Let it go on until the sink has `count` mails more, or none come any more; returns seconds."""
         target = self.sink.count() + count
+        if self.contender.profile:
+            self.process.send_signal(signal.SIGUSR2)
         began = time.monotonic()
         self.tree.resume()
         complete = wait_for(self.sink, target, STALL_S, self.process)

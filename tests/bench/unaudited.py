@@ -1,7 +1,7 @@
 """The bench's own entry point: the product's worker with an audit that keeps nothing.
 
 It shows what the audit costs. The product has no switch that leaves the audit out, and this module
-is no part of it: it hands `worker.app.work` a backend made of the real consumer and a null audit.
+is no part of it: it hands the product's delivery a workshop made of the real consumer and a null audit.
 """
 
 import asyncio
@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 import uvloop
 
 from schemas.audit import AuditRecord
-from worker.app import open_configs, work
-from worker.backends import Backend, Handler, RabbitIntake, open_search
+from worker.app import open_configs
+from worker.collector import settle_collector
+from worker.delivering import Delivery
 from worker.logs import configure_logging
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.publisher import Publisher
 from worker.settings import Settings, load_settings
+from worker.workshop import Handler, Workshop
 
 
 class NullAudit:
@@ -29,6 +31,11 @@ class NullAudit:
     async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
         """None of them."""
         return frozenset()
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is ever on its way."""
+        return True
 
 
 async def serve(settings: Settings) -> None:
@@ -45,9 +52,9 @@ async def serve(settings: Settings) -> None:
             await consumer.run(stopping)
 
         audit = NullAudit()
-        search = await stack.enter_async_context(open_search(settings))
         configs = await stack.enter_async_context(open_configs(settings))
-        await work(settings, Backend(RabbitIntake(publisher), search, audit, audit, consume), configs.source, stop)
+        settle_collector()
+        await Delivery(settings, Workshop(audit, audit, consume), configs).run(stop)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from schemas.config_change import Changes, SnapshotBegin, SnapshotEnd
 from schemas.smtp_config import Scope
-from tests.unit.config_topic.samples import ACME, BOX, CONTROLLER, DEV, OTHER_KEY, SEALED, put
+from tests.unit.config_topic.samples import ACME, BOX, CONTROLLER, DEV, DKIM_KEY, OTHER_KEY, SEALED, put
 from tests.unit.store.samples import record, with_password
 from worker.delivery.ports import ConfigSource
 from worker.errors import SecretUnreadable, TopologyMismatch
@@ -167,7 +167,7 @@ async def test_both_sources_give_the_same_answers(deployment, happens, records, 
     assert await deployment.shown(DEV) == (records, on)
 
 
-async def test_both_sources_give_the_whole_record_with_its_password(deployment):
+async def test_both_sources_give_the_whole_record_with_its_secrets(deployment):
     given = with_password(
         ACME,
         from_address="a@example.net",
@@ -175,6 +175,11 @@ async def test_both_sources_give_the_whole_record_with_its_password(deployment):
         rate_per_minute=9,
         ca_bundle="PEM",
         timeout_s=2.5,
+        chunking=True,
+        require_tls=True,
+        dkim_domain="acme.example",
+        dkim_selector="s1",
+        dkim_key=DKIM_KEY,
     )
     await deployment.put(given)
     found = (await deployment.source.configs_for(DEV)).records[ACME]

@@ -1,12 +1,13 @@
 """``GET /event/v1/auditlog``: was it sent? In the documented spelling of ``filter.*`` parameters."""
 
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from schemas.audit_query import AuditPage, AuditQuery, AuditQueryError, parse_audit_query
+from schemas.audit_query import AuditPage, AuditQueryError, parse_audit_query
+from worker.api.ports import AuditSearch
 from worker.api.problem import problem
 from worker.errors import AuditUnavailable
 
@@ -30,14 +31,6 @@ _PARAMETERS = [
     {"name": f"filter.{name}", "in": "query", "required": False, "description": text, "schema": {"type": "string"}}
     for name, text in _FILTERS.items()
 ]
-
-
-class AuditSearch(Protocol):
-    """Answers questions to the audit."""
-
-    async def search(self, query: AuditQuery) -> AuditPage:
-        """Return one page, newest first; raises AuditUnavailable."""
-        ...
 
 
 def audit_router(search: AuditSearch) -> APIRouter:

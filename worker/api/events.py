@@ -4,7 +4,6 @@ An event is checked before it is published, so that its sender hears of a misspe
 instead of finding it in the audit. 202 means that the broker has confirmed it.
 """
 
-from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
@@ -12,20 +11,13 @@ from fastapi.responses import JSONResponse
 
 from schemas.cloudevents import InvalidEvent, parse_event
 from schemas.event import EmailEvent
+from worker.api.ports import EventIntake
 from worker.api.problem import problem
 from worker.delivery.ports import Lane
 from worker.errors import BrokerUnavailable, PublishRefused
 
 MAX_BODY_BYTES = 16 * 1024 * 1024  # what RabbitMQ 4 takes as one message unless told otherwise
 _RETRY_AFTER_S = 5
-
-
-class EventIntake(Protocol):
-    """Takes an event into its lane, durably."""
-
-    async def submit(self, body: bytes, *, content_type: str, headers: dict[str, Any], lane: Lane, kind: str) -> None:
-        """Return once the event is safe; raises BrokerUnavailable or PublishRefused."""
-        ...
 
 
 def events_router(intake: EventIntake) -> APIRouter:

@@ -6,14 +6,18 @@ counting costs the mail nothing. The registry is this endpoint's own; nothing is
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from worker.api.plain import Page
+
+if TYPE_CHECKING:  # a worker without an API does without FastAPI, too
+    from fastapi import APIRouter
 
 log = structlog.get_logger(__name__)
 
@@ -23,18 +27,15 @@ Readings = Mapping[str, tuple[str, Callable[[], float | None]]]
 """By metric name: its description, and how its value is read now; None leaves it out of this answer."""
 
 
-def metrics_router(gauges: Readings, counters: Readings | None = None) -> APIRouter:
+def metrics_router(gauges: Readings, counters: Readings | None = None) -> "APIRouter":
     """Build the endpoint over what goes up and down and what only goes up (names end in ``_total``).
 
     The process's own CPU, memory and descriptors are there, too. Raises ValueError for a name that
     needs quotes in Prometheus' queries.
     """
-    wrong = [name for name in (*gauges, *(counters or {})) if not _NAME.match(name)]
-    if wrong:
-        raise ValueError(f"not a metric's name: {wrong[0]!r}")
-    registry = CollectorRegistry()
-    registry.register(_Pulled(gauges, counters or {}))
-    ProcessCollector(registry=registry)
+    from fastapi import APIRouter, Request, Response
+
+    registry = _registry(gauges, counters or {})
     router = APIRouter(tags=["health"])
 
     @router.get("/metrics", summary="Measurements for Prometheus", response_class=Response)
@@ -44,6 +45,23 @@ def metrics_router(gauges: Readings, counters: Readings | None = None) -> APIRou
         return Response(encode(registry), headers={"content-type": content_type})
 
     return router
+
+
+def metrics_page(gauges: Readings) -> Callable[[], Page]:
+    """The same as a page of a worker without an API, always in Prometheus' text form."""
+    registry = _registry(gauges, {})
+    encode, content_type = choose_encoder("")
+    return lambda: Page(200, encode(registry), content_type)
+
+
+def _registry(gauges: Readings, counters: Readings) -> CollectorRegistry:
+    wrong = [name for name in (*gauges, *counters) if not _NAME.match(name)]
+    if wrong:
+        raise ValueError(f"not a metric's name: {wrong[0]!r}")
+    registry = CollectorRegistry()
+    registry.register(_Pulled(gauges, counters))
+    ProcessCollector(registry=registry)
+    return registry
 
 
 class _Pulled(Collector):

@@ -4,21 +4,27 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
-from fastapi import APIRouter, FastAPI
 
 from worker import __version__
+from worker.api.plain import Application
 from worker.errors import SettingsError
+
+if TYPE_CHECKING:  # a worker without an API does without FastAPI, too
+    from fastapi import APIRouter, FastAPI
 
 log = structlog.get_logger(__name__)
 
 _BACKLOG = 256
 
 
-def make_application(routers: Sequence[APIRouter]) -> FastAPI:
+def make_application(routers: "Sequence[APIRouter]") -> "FastAPI":
     """Put the routers together; the schema is at /openapi.json, without a page that loads scripts."""
+    from fastapi import FastAPI
+
     application = FastAPI(title="Postbote", version=__version__, docs_url=None, redoc_url=None)
     for router in routers:
         application.include_router(router)
@@ -34,7 +40,7 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(application: FastAPI, host: str, port: int) -> AsyncIterator[int]:
+async def serving(application: "Application | FastAPI", host: str, port: int) -> AsyncIterator[int]:
     """Serve while the block runs; yields the port (a free one where `port` is 0).
 
     Raises SettingsError where the address cannot be bound.

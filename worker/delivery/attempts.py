@@ -158,7 +158,9 @@ class Attempts:
     async def _step(self) -> None:
         """Make one attempt; raise StillPending where some recipients want another."""
         self._attempt += 1
-        envelope = replace(self._rendered.envelope, recipients=self._pending)
+        envelope = self._rendered.envelope
+        if envelope.recipients != self._pending:
+            envelope = replace(envelope, recipients=self._pending)
         self._last = await self._outlets.mailer.send(self._config, envelope, self._rendered.message)
         judged = [Judged(r, answer := self._last.answers[r], decide(answer)) for r in self._pending]
         self._outlets.observe(judged)

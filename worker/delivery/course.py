@@ -4,6 +4,7 @@ Each step either passes the event on or ends the delivery with a settlement; wha
 been recorded before. A rest in a tier is no end: the event comes back with its progress.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -43,7 +44,7 @@ from worker.delivery.retry import Interrupted, RetryPolicy
 from worker.delivery.schedule import NEAR_S, Exhausted, Expired, hop_rest, rest_towards
 from worker.delivery.settling import Decision, Round, end_of, settle
 from worker.errors import AuditUnavailable, RenderError, SecretKeyMissing, SecretUnreadable, StoreUnavailable
-from worker.message import ConfigFaultReason, Rendered, choose_sender, render
+from worker.message import ConfigFaultReason, Rendered, Sender, choose_sender, render
 
 log = structlog.get_logger(__name__)
 
@@ -238,13 +239,19 @@ class Course:
             return await self._park(Outcome.CONFIG_FAULT, f"{sender.code}: {sender.detail}")
         began = time.perf_counter()
         try:
-            sender = replace(sender, bulk=self._incoming.lane is Lane.BULK)
-            rendered = await off_loop_if_large(self._incoming.body, render, self._event, sender)
+            rendered = await self._render(sender)
         except RenderError as error:
             return await self._park(Outcome.INVALID, str(error))
         self._writer.stopwatch.render_ms = _ms_since(began)
         self._writer.message_id = rendered.message.message_id
         return await self._send(config, key, rendered)
+
+    async def _render(self, sender: Sender) -> Rendered:
+        if self._incoming.lane is Lane.BULK:
+            sender = replace(sender, bulk=True)
+        if sender.dkim is not None:  # a signature takes milliseconds
+            return await asyncio.to_thread(render, self._event, sender)
+        return await off_loop_if_large(self._incoming.body, render, self._event, sender)
 
     async def _send(self, config: SmtpConfig, key: BreakerKey, rendered: Rendered) -> Settlement:
         if self._conditions.stopping():

@@ -16,6 +16,7 @@ A position is the message's place in the topic: a number that grows from message
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from schemas.config_change import (
     Changes,
@@ -33,15 +34,25 @@ from worker.delivery.ports import ScopedConfigs
 from worker.errors import SecretKeyMissing, SecretUnreadable
 
 OpenSecret = Callable[[str], str]
-"""Opens a sealed password; raises SecretUnreadable or SecretKeyMissing."""
+"""Opens a sealed secret; raises SecretUnreadable or SecretKeyMissing."""
 
 # Publishers that died in the middle leave a beginning without an end behind.
 MAX_OPEN_SNAPSHOTS = 16
 MAX_ENDED_SNAPSHOTS = 1000
 # The same version sealed anew, after the keys were changed.
-_MAX_SECRETS = 4
+_MAX_SEALINGS = 4
 
 _Key = tuple[Scope, str | None]  # None: the scope's feature
+
+
+class _Sealed(NamedTuple):
+    """The secrets of one put: password and signing key."""
+
+    password: str | None
+    dkim_key: str | None
+
+    def opened(self, open_secret: OpenSecret) -> list[str | None]:
+        return [None if each is None else open_secret(each) for each in self]
 
 
 @dataclass(slots=True)
@@ -52,7 +63,7 @@ class _Known:
     position: int
     order: int = 0
     packed: bytes | None = None  # None: deleted
-    secrets: tuple[str, ...] = ()
+    sealings: tuple[_Sealed, ...] = ()
     opened: SmtpConfig | None = None
 
     @property
@@ -62,8 +73,8 @@ class _Known:
     def open(self, open_secret: OpenSecret) -> SmtpConfig | None:
         """The record, opened at its first use; None where it is deleted."""
         if self.opened is None and self.packed is not None:
-            password = _first_opened(self.secrets, open_secret) if self.secrets else None
-            self.opened = PublishedConfig.model_validate_json(self.packed).opened(password)
+            secrets = _first_opened(self.sealings, open_secret) if self.sealings else (None, None)
+            self.opened = PublishedConfig.model_validate_json(self.packed).opened(*secrets)
         return self.opened
 
 
@@ -170,13 +181,14 @@ class KnownConfigs:
     def _put(self, put: Put, position: int) -> None:
         names = self._records.setdefault(put.scope, {})
         known = names.get(put.name)
-        secrets = (put.secret,) if put.secret else ()
+        sealed = _Sealed(put.secret, put.dkim_secret)
+        sealings = (sealed,) if any(sealed) else ()
         if known is None or put.version > known.version:
-            names[put.name] = _Known(put.version, position, put.order, put.config.model_dump_json().encode(), secrets)
+            names[put.name] = _Known(put.version, position, put.order, put.config.model_dump_json().encode(), sealings)
         elif put.version == known.version and known.lives:
             known.position = max(known.position, position)
-            if put.secret and put.secret not in known.secrets:
-                known.secrets = (*known.secrets, put.secret)[-_MAX_SECRETS:]
+            if sealings and sealed not in known.sealings:
+                known.sealings = (*known.sealings, sealed)[-_MAX_SEALINGS:]
 
     def _delete(self, delete: Delete, position: int) -> None:
         names = self._records.setdefault(delete.scope, {})
@@ -227,10 +239,10 @@ class KnownConfigs:
         return before - len(self) - len(self._features)
 
 
-def _first_opened(secrets: tuple[str, ...], open_secret: OpenSecret) -> str:
-    *older, newest = secrets
+def _first_opened(sealings: tuple[_Sealed, ...], open_secret: OpenSecret) -> list[str | None]:
+    *older, newest = sealings
     try:
-        return open_secret(newest)
+        return newest.opened(open_secret)
     except SecretUnreadable:
         if not older:
             raise

@@ -355,7 +355,7 @@ FAULT_RULES: tuple[FaultRule, ...] = (
     FaultRule("certificate-untrusted", _BEFORE_DOT, frozenset({Fault.TLS_UNTRUSTED}), _CONFIG_FAULT,
               "The server's certificate is not trusted."),
     FaultRule("starttls-not-offered", _BEFORE_DOT, frozenset({Fault.TLS_NOT_OFFERED}), _CONFIG_FAULT,
-              "The server does not offer STARTTLS, and nothing goes without it."),
+              "The server does not offer the TLS that the record asks for, and nothing goes without it."),
     # A handshake also fails on a server that is being restarted, so it keeps its schedule.
     FaultRule("tls-failed", _BEFORE_DOT, frozenset({Fault.TLS_FAILED}), _CONFIG_MAYBE, "The TLS handshake failed."),
     FaultRule("login-not-offered", _BEFORE_DOT, frozenset({Fault.AUTH_NOT_OFFERED}), _CONFIG_FAULT,

@@ -85,10 +85,7 @@ class Pipeline:
     def _begin(
         self, identity: Identity, event: EmailEvent, incoming: Incoming, received: datetime
     ) -> asyncio.Task[Settlement]:
-        with structlog.contextvars.bound_contextvars(
-            event_id=event.envelope.id, source=event.envelope.source, scope=str(event.scope)
-        ):
-            running = asyncio.ensure_future(self._deliver(event, incoming, received))
+        running = asyncio.ensure_future(self._deliver(event, incoming, received))
         self._in_flight[identity] = running
 
         def forget(ended: asyncio.Task[Settlement]) -> None:
@@ -106,6 +103,10 @@ class Pipeline:
         return Park("invalid", record.reason or "")
 
     async def _deliver(self, event: EmailEvent, incoming: Incoming, received: datetime) -> Settlement:
+        # A task has a context of its own, and takes these names with it when it ends.
+        structlog.contextvars.bind_contextvars(
+            event_id=event.envelope.id, source=event.envelope.source, scope=str(event.scope)
+        )
         progress = read_progress(incoming.headers, event.data.recipients())
         queued_ms = max(0.0, (received - event.envelope.time).total_seconds() * 1000)
         writer = RecordWriter(event, self._worker_id, Stopwatch(received, queued_ms))

@@ -3,11 +3,12 @@
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from schemas.audit import AuditRecord, ConfigUsed, Outcome, Reply, Timings
 from schemas.cloudevents import InvalidEvent
 from schemas.event import EmailEvent
-from schemas.smtp_config import SmtpConfig
+from schemas.smtp_config import SmtpConfig, shared_scope
 from worker.delivery.outcome import Verdict
 from worker.delivery.ports import Answer, TransactionResult
 from worker.delivery.replies import clean_text, parse_enhanced, remote_queue_id
@@ -31,9 +32,9 @@ class Stopwatch:
             queued_ms=_rounded(self.queued_ms),
             resolve_ms=_rounded(self.resolve_ms),
             render_ms=_rounded(self.render_ms),
-            connect_ms=_rounded(result.connect_ms) if result else None,
-            transaction_ms=_rounded(result.transaction_ms) if result else None,
-            total_ms=_rounded((now - self.received).total_seconds() * 1000),
+            connect_ms=round(result.connect_ms, 3) if result else None,
+            transaction_ms=round(result.transaction_ms, 3) if result else None,
+            total_ms=round((now - self.received).total_seconds() * 1000, 3),
         )
 
 
@@ -142,14 +143,17 @@ def id_of_unnamed(body: bytes) -> str:
 
 def config_used(config: SmtpConfig) -> ConfigUsed:
     """The winning record as the audit names it."""
-    return ConfigUsed(
-        scope=str(config.scope),
-        name=config.display_name,
-        version=config.version,
-        fingerprint=config.fingerprint,
-        host=config.host,
-        port=config.port,
+    return _config_used(
+        config.partner, config.org, config.display_name, config.version, config.fingerprint, config.host, config.port
     )
+
+
+@lru_cache(maxsize=1024)
+def _config_used(  # noqa: PLR0917 # one for each thing named
+    partner: str | None, org: str | None, name: str, version: int, fingerprint: str, host: str, port: int
+) -> ConfigUsed:
+    scope = str(shared_scope(partner, org))
+    return ConfigUsed(scope=scope, name=name, version=version, fingerprint=fingerprint, host=host, port=port)
 
 
 def _reply(answer: Answer) -> Reply:

@@ -59,9 +59,8 @@ def clean_text(text: str) -> str:
     once, controls become spaces, and what looks like an echoed SASL message is taken out. A
     password that a server repeats in clear cannot be known here: whoever holds it masks it.
     """
-    lines = text[:_MAX_READ_CHARS].splitlines()
-    joined = " ".join([*lines[:1], *_continued(lines)])
-    printable = _SPACES.sub(" ", _UNPRINTABLE.sub(" ", joined)).strip()
+    cut = text[:_MAX_READ_CHARS]
+    printable = cut.strip() if cut.isprintable() and "  " not in cut else _one_line(cut)
     return _BASE64_WORD.sub(_mask, printable)[:MAX_REPLY_CHARS]
 
 
@@ -72,12 +71,19 @@ def remote_queue_id(reply: SmtpReply) -> str | None:
     """
     if not 200 <= reply.code <= 299:  # noqa: PLR2004 - the class of positive completion replies
         return None
-    text = _without_enhanced(_UNPRINTABLE.sub(" ", reply.text[:_MAX_READ_CHARS])).strip()
+    cut = reply.text[:_MAX_READ_CHARS]
+    text = _without_enhanced(cut if cut.isprintable() else _UNPRINTABLE.sub(" ", cut)).strip()
     for pattern in _QUEUE_IDS:
         found = pattern.search(text)
         if found is not None:
             return found[1].rstrip(".")
     return None
+
+
+def _one_line(text: str) -> str:
+    lines = text.splitlines()
+    joined = " ".join([*lines[:1], *_continued(lines)])
+    return _SPACES.sub(" ", _UNPRINTABLE.sub(" ", joined)).strip()
 
 
 def _continued(lines: list[str]) -> list[str]:
@@ -94,7 +100,8 @@ def _repeats(line: str, first: re.Match[str]) -> bool:
 
 
 def _without_enhanced(line: str) -> str:
-    return _ENHANCED.sub("", line, count=1).lstrip() if _ENHANCED.match(line) else line
+    found = _ENHANCED.match(line)
+    return line[found.end() :].lstrip() if found else line
 
 
 def _mask(word: re.Match[str]) -> str:

@@ -7,7 +7,7 @@ record exists.
 
 from dataclasses import dataclass
 
-from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig
+from schemas.smtp_config import Scope, SmtpConfig
 from worker.delivery.ports import ScopedConfigs
 
 
@@ -31,7 +31,9 @@ Resolution = Resolved | Unresolved
 
 def resolve(scope: Scope, stored: ScopedConfigs) -> Resolution:
     """Choose among the stored records of `scope`'s lineage; never merges two of them."""
-    lineage = tuple(s for s in scope.lineage() if s.level is not ScopeLevel.ORG or stored.org_enabled)
+    lineage = scope.lineage()
+    if scope.org is not None and not stored.org_enabled:
+        lineage = lineage[1:]  # the org itself comes first
     found = [s for s in lineage if s in stored.records]
     if not found:
         return Unresolved(lineage)

@@ -7,13 +7,14 @@ that saw the first one can tell.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote
 
 from schemas.event import RESERVED_HEADERS, EmailData, EmailEvent
 from worker.delivery.ports import MailEnvelope, RenderedMessage
 from worker.errors import RenderError
 from worker.message.addresses import address_header, needs_smtputf8
+from worker.message.dkim import sign
 from worker.message.headers import MAX_TOKEN, require_one_line, text_header
 from worker.message.mime import Entity, body_entity, file_entity, is_inline, multipart, pick_boundary, text_entity
 from worker.message.sender import Sender
@@ -24,8 +25,7 @@ from worker.message.words import Words, words_of
 _URI_CHARACTERS = "!#$%&'()*+,/:;=?@[]~-._"
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(NamedTuple):
     """A message ready to be sent: its SMTP envelope, its bytes, its subject as text."""
 
     envelope: MailEnvelope
@@ -36,21 +36,25 @@ class Rendered:
 def render(event: EmailEvent, sender: Sender) -> Rendered:
     """Return the message of `event` as `sender` sends it; the same bytes each time.
 
-    Raises RenderError with the field at fault: an unknown template, a variable that a template
-    lacks, a control character in a header.
+    A signed one (`sender.dkim`) is the same below its signature, and costs milliseconds: render it
+    in a thread. Raises RenderError with the field at fault: an unknown template, a variable that a
+    template lacks, a control character in a header; ``dkim`` for a key that cannot sign.
     """
     words = words_of(event)
     digest = _digest(event)
     message_id = f"<{digest}@{sender.message_id_domain}>"
     entity = _entity(words, digest)
     head = "".join(_headers(event, sender, words.subject, message_id))
+    plain_head = head.isascii()
     content = b"".join([f"{head}{entity.head}\r\n".encode(), *entity.body])
+    if sender.dkim is not None:
+        content = sign(content, sender.dkim)
     envelope = MailEnvelope(sender.mail_from, event.data.recipients())
     message = RenderedMessage(
         content=content,
         message_id=message_id,
-        smtputf8=any(map(needs_smtputf8, (sender.mail_from, *envelope.recipients))) or not head.isascii(),
-        eight_bit=not head.isascii(),
+        smtputf8=not plain_head or any(map(needs_smtputf8, (sender.mail_from, *envelope.recipients))),
+        eight_bit=not plain_head,
     )
     return Rendered(envelope, message, words.subject)
 

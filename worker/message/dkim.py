@@ -6,8 +6,6 @@ costs milliseconds where the message itself costs microseconds; sign in a thread
 
 from dataclasses import dataclass, field
 
-import dkim
-
 from worker.errors import RenderError
 
 
@@ -27,6 +25,8 @@ def sign(content: bytes, key: DkimKey) -> bytes:
     their ``t=`` (the second they were made in) and what follows from it. Raises RenderError with
     the path ``dkim`` for a key that cannot sign.
     """
+    import dkim  # with DNS and all: 3 MiB that a process without a key does without
+
     try:
         # Relaxed, since relays do refold headers and trim trailing blanks.
         header: bytes = dkim.sign(

@@ -10,7 +10,7 @@ import re
 from base64 import b64decode, b64encode
 from binascii import b2a_qp
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from schemas.event import Attachment
 from worker.errors import RenderError
@@ -26,8 +26,7 @@ _FROM_LINE = re.compile(rb"^From ", re.MULTILINE)
 _COMPOSITE = ("multipart/", "message/")
 
 
-@dataclass(frozen=True, slots=True)
-class Entity:
+class Entity(NamedTuple):
     """Header lines (each with its CRLF) and the encoded body in pieces, ending in CRLF.
 
     `searchable` marks a body in which a boundary could occur: 7bit alone, since no encoding
@@ -79,7 +78,7 @@ def _quoted_printable(octets: bytes) -> bytes:
 
 
 def _is_plain(octets: bytes) -> bool:
-    if octets.translate(None, _PLAIN_OCTETS) or octets.startswith(b"From ") or b"\nFrom " in octets:
+    if octets.translate(None, _PLAIN_OCTETS) or (b"From " in octets and _FROM_LINE.search(octets)):
         return False
     return len(octets) <= MAX_BODY_LINE or max(map(len, octets.split(b"\r\n"))) <= MAX_BODY_LINE
 
@@ -154,4 +153,4 @@ def pick_boundary(seed: str, leaves: Sequence[Entity]) -> str:
 
 
 def _occurs(stem: bytes, leaf: Entity) -> bool:
-    return leaf.searchable and any(stem in piece for piece in leaf.body)
+    return leaf.searchable and stem in b"".join(leaf.body)  # one piece, which is not copied

@@ -1,14 +1,13 @@
 """What a mail says: the event's own words, or those of the template that its kind or it names."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from schemas.event import Attachment, EmailEvent, EmailRequested
 from worker.message.html_text import html_to_text
 from worker.message.templates import Filled, fill_kind, fill_named
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(NamedTuple):
     """Subject, bodies and files of one mail; one of `text` and `html` is always there."""
 
     subject: str
@@ -36,7 +35,7 @@ def _with_text(words: Words) -> Words:
     if words.html is None:
         return words
     if words.text and not words.html.strip():
-        return replace(words, html=None)
+        return words._replace(html=None)
     if not (words.text or "").strip():
-        return replace(words, text=html_to_text(words.html) or None)
+        return words._replace(text=html_to_text(words.html) or None)
     return words

@@ -24,6 +24,7 @@ from tenacity.wait import wait_exponential_jitter
 from worker.delivery.ports import Incoming, Lane, Park, Settlement
 from worker.errors import BrokerUnavailable, PublishRefused
 from worker.rabbit import topology
+from worker.rabbit.acks import Acks
 from worker.rabbit.connection import Link, open_link
 from worker.rabbit.declaring import Provision, prepare
 from worker.rabbit.onward import Onward, onward, untouched
@@ -155,6 +156,7 @@ class Consumer:
 
     async def _consume(self, link: Link, stopped: asyncio.Future[Any]) -> None:
         self._stopping = self._cancelled = False
+        acks = self._acks = Acks(link.channel.basic_ack, lambda: not link.lost.done() and link.channel.is_open)
         try:
             await self._keep_subscribed(link, stopped)
             if not link.lost.done():
@@ -166,6 +168,7 @@ class Consumer:
                 log.warning("consumer lost RabbitMQ", reason=link.lost.result(), unsettled=len(self._tasks))
             self._tags.clear()
             await self._abandon_tasks()
+            acks.flush()
             await link.close()
 
     async def _keep_subscribed(self, link: Link, stopped: asyncio.Future[Any]) -> None:
@@ -195,7 +198,7 @@ class Consumer:
         await link.call(link.channel.basic_qos, prefetch_count=self._prefetch_of(lane))
         # Known before the broker answers: it may cancel right after.
         self._tags[lane] = tag = f"postbote.{lane.value}.{next(self._numbers)}"
-        on_message = partial(self._on_message, link, lane)
+        on_message = partial(self._on_message, link, self._acks, lane)
         await link.call(link.channel.basic_consume, topology.lane_queue(lane), on_message, consumer_tag=tag)
 
     def _prefetch_of(self, lane: Lane) -> int:
@@ -204,6 +207,7 @@ class Consumer:
     async def _unsubscribe(self, link: Link) -> None:
         if not self._tags:
             return
+        self._acks.flush()  # what is done now would be acknowledged while deliveries rest
         self._settling.clear()
         try:
             await self._deliveries_rest(link)
@@ -243,13 +247,16 @@ class Consumer:
         longest = min(_CANCEL_PAUSE_S * 2.0**self._cancellations, _MAX_CANCEL_PAUSE_S)
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 # so that workers don't come back in step
 
-    def _on_message(self, link: Link, lane: Lane, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def _on_message(
+        self, link: Link, acks: Acks, lane: Lane, _channel: Any, method: Any, properties: Any, body: bytes
+    ) -> None:
         self._delivered_at = time.monotonic()
-        task = asyncio.ensure_future(self._take(link, lane, method, properties, body))
+        acks.delivered(method.delivery_tag)
+        task = asyncio.ensure_future(self._take(link, acks, lane, method, properties, body))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _take(self, link: Link, lane: Lane, method: Any, properties: Any, body: bytes) -> None:
+    async def _take(self, link: Link, acks: Acks, lane: Lane, method: Any, properties: Any, body: bytes) -> None:
         incoming = _incoming(lane, method, properties, body)
         settlement: Settlement | None
         try:
@@ -267,9 +274,10 @@ class Consumer:
         if link.lost.done() or not link.channel.is_open:  # the broker has taken the delivery back already
             return
         if done:
-            link.channel.basic_ack(method.delivery_tag)
+            acks.done(method.delivery_tag)
         else:
             link.channel.basic_nack(method.delivery_tag, requeue=True)
+            acks.settled_otherwise(method.delivery_tag)
 
     async def _moved_on(self, incoming: Incoming, onward: Onward | None) -> bool:
         """Publish what takes the event's place, if anything does; False where the broker did not take it."""

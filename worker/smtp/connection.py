@@ -35,14 +35,24 @@ QUIT_S = 2.0
 class SmtpConnection(asyncio.Protocol):
     """A connection that takes messages until it ends; its owner learns of everything by callbacks."""
 
-    def __init__(self, dialled: Dialled, timeout_s: float, owner: Owner, *, final_s: float = FINAL_S) -> None:
+    def __init__(
+        self,
+        dialled: Dialled,
+        timeout_s: float,
+        owner: Owner,
+        *,
+        final_s: float = FINAL_S,
+        chunking: bool = False,
+        require_tls: bool = False,
+    ) -> None:
         """Take over what `dial` made, in the same turn of the loop; `start` begins.
 
         `timeout_s` bounds the wait for each reply but the one to the final dot, which has `final_s`.
+        `chunking` and `require_tls` are the engine's.
         """
         self._loop = asyncio.get_running_loop()
         self._owner = owner
-        self._engine = Engine(dialled.capabilities)
+        self._engine = Engine(dialled.capabilities, chunking=chunking, require_tls=require_tls)
         self._transport = dialled.transport
         self._surplus = dialled.surplus
         self._timeout_s, self._final_s = timeout_s, final_s

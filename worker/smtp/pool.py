@@ -206,7 +206,10 @@ class SmtpPool:
             self._give_back()
             raise
         else:
-            connection = SmtpConnection(dialled, destination.config.timeout_s, destination)
+            config = destination.config
+            connection = SmtpConnection(
+                dialled, config.timeout_s, destination, chunking=config.chunking, require_tls=config.require_tls
+            )
             self._connections.add(connection)
             destination.dialled(connection)
         self.tend(destination)

@@ -8,8 +8,7 @@ from worker.delivery.ports import Answer, Phase, SmtpReply
 from worker.smtp import commands
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """A message is over: one answer for each of its recipients, in the envelope's order."""
 
     token: Hashable

@@ -1,4 +1,4 @@
-"""What the store holds, as the messages of the config topic say it; passwords stay sealed."""
+"""What the store holds, as the messages of the config topic say it; secrets stay sealed."""
 
 from collections.abc import Sequence
 
@@ -48,7 +48,8 @@ def _put(row: RowMapping) -> Put:
     scope = scope_of(row)
     values = {name: row[name] for name in _COLUMNS} | {"partner": scope.partner, "org": scope.org}
     try:
-        return Put(config=PublishedConfig.model_validate(values), secret=row["secret"], order=row["id"])
+        config = PublishedConfig.model_validate(values)
+        return Put(config=config, secret=row["secret"], dkim_secret=row["dkim_secret"], order=row["id"])
     except ValidationError as error:
         raise invalid(scope, row["display_name"], error) from None
 

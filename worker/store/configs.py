@@ -18,7 +18,17 @@ from worker.errors import SecretKeyMissing, SecretUnreadable
 from worker.store.changes import changes_of
 from worker.store.database import Store
 from worker.store.models import features, smtp_configs
-from worker.store.rows import RecordSummary, ScopeKey, scope_of, to_config, to_summary, to_values
+from worker.store.rows import (
+    RecordSummary,
+    ScopeKey,
+    Secrets,
+    scope_of,
+    sealed_in,
+    to_columns,
+    to_config,
+    to_summary,
+    to_values,
+)
 from worker.store.secrets import SecretBox
 from worker.store.statements import delete_record, in_scope, lock_scope, next_version, write_record
 
@@ -53,11 +63,12 @@ class ConfigStore:
         Raises SecretKeyMissing where it has a password and no key is set.
         """
         key = ScopeKey.of(config.scope)
-        secret = None if config.password is None else self._box.seal(config.password.get_secret_value())
+        secrets = (None if each is None else each.get_secret_value() for each in (config.password, config.dkim_key))
+        sealed = Secrets(*secrets).each(self._box.seal)
         async with self.database.writing() as connection:
             await lock_scope(connection, key)
             version = await next_version(connection, key, config.display_name)
-            values = to_values(config, secret, version)
+            values = to_values(config, sealed, version)
             await write_record(connection, key, config.display_name, values, datetime.now(UTC))
         return config.model_copy(update={"version": version})
 
@@ -136,14 +147,13 @@ class ConfigStore:
         After this the older keys may be dropped. Versions stay: nothing about sending changed.
         All or nothing: an unreadable one is raised as SecretUnreadable and none is changed.
         """
-        sealed = select(smtp_configs).where(smtp_configs.c.secret.is_not(None)).order_by(smtp_configs.c.id)
+        has_secrets = or_(smtp_configs.c.secret.is_not(None), smtp_configs.c.dkim_secret.is_not(None))
+        sealed = select(smtp_configs).where(has_secrets).order_by(smtp_configs.c.id)
         async with self.database.writing() as connection:
             rows = (await connection.execute(sealed.with_for_update())).mappings().all()
             for row in rows:
-                secret = self._named(row, self._box.reseal)
-                await connection.execute(
-                    update(smtp_configs).where(smtp_configs.c.id == row["id"]).values(secret=secret)
-                )
+                columns = to_columns(self._named(row, self._box.reseal))
+                await connection.execute(update(smtp_configs).where(smtp_configs.c.id == row["id"]).values(**columns))
         return len(rows)
 
     async def _rows(self, query: Select[tuple[object, ...]]) -> Sequence[RowMapping]:
@@ -151,11 +161,11 @@ class ConfigStore:
             return (await connection.execute(query)).mappings().all()
 
     def _open(self, row: RowMapping) -> SmtpConfig:
-        return to_config(row, None if row["secret"] is None else self._named(row, self._box.open))
+        return to_config(row, self._named(row, self._box.open))
 
-    def _named(self, row: RowMapping, use: Callable[[str], str]) -> str:
+    def _named(self, row: RowMapping, use: Callable[[str], str]) -> Secrets:
         try:
-            return use(row["secret"])
+            return sealed_in(row).each(use)
         except SecretUnreadable as error:
             msg = f"{label(scope_of(row), row['display_name'])}: {error}"
             raise SecretUnreadable(msg) from None

@@ -50,6 +50,11 @@ smtp_configs = Table(
     Column("max_connections", Integer, nullable=False),
     Column("rate_per_minute", Integer),
     Column("timeout_s", Float, nullable=False),
+    Column("chunking", Boolean, nullable=False, server_default=false()),
+    Column("require_tls", Boolean, nullable=False, server_default=false()),
+    Column("dkim_domain", Text),
+    Column("dkim_selector", Text),
+    Column("dkim_secret", Text),  # the signing key, sealed like `secret`
     Column("version", Integer, nullable=False),
     Column("is_default", Boolean, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),

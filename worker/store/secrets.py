@@ -7,10 +7,12 @@ No error and no repr ever shows a key, a token or a password.
 
 import re
 from collections.abc import Sequence
-
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from typing import TYPE_CHECKING
 
 from worker.errors import SecretKeyMissing, SecretUnreadable, SettingsError
+
+if TYPE_CHECKING:  # a worker without any key never loads the library
+    from cryptography.fernet import Fernet, MultiFernet
 
 SETTING = "POSTBOTE_SECRET_KEYS"
 _KEY = re.compile("[A-Za-z0-9_-]{43}=")
@@ -24,6 +26,8 @@ _UNREADABLE = (
 
 def new_key() -> str:
     """Return a fresh key, 44 characters of URL-safe base64, as `POSTBOTE_SECRET_KEYS` takes it."""
+    from cryptography.fernet import Fernet
+
     return Fernet.generate_key().decode("ascii")
 
 
@@ -35,7 +39,7 @@ class SecretBox:
     def __init__(self, keys: Sequence[str]) -> None:
         """Take the keys, newest first; raise SettingsError saying which of them is not one."""
         fernets = [_read_key(key, position) for position, key in enumerate(keys, start=1)]
-        self._fernet = MultiFernet(fernets) if fernets else None
+        self._fernet = _all_of(fernets) if fernets else None
 
     def __repr__(self) -> str:
         """Say that there are keys, never which."""
@@ -47,6 +51,8 @@ class SecretBox:
 
     def open(self, token: str) -> str:
         """Return the secret in `token`; raise SecretUnreadable where no key fits, SecretKeyMissing without one."""
+        from cryptography.fernet import InvalidToken
+
         try:
             return self._keys().decrypt(token).decode()
         except (InvalidToken, ValueError):  # ValueError: not even ASCII, or not UTF-8 inside
@@ -54,18 +60,28 @@ class SecretBox:
 
     def reseal(self, token: str) -> str:
         """Return `token` sealed with the first key; same errors as `open`."""
+        from cryptography.fernet import InvalidToken
+
         try:
             return self._keys().rotate(token).decode("ascii")
         except (InvalidToken, ValueError):  # ValueError: not even ASCII, or not UTF-8 inside
             raise SecretUnreadable(_UNREADABLE) from None
 
-    def _keys(self) -> MultiFernet:
+    def _keys(self) -> "MultiFernet":
         if self._fernet is None:
             raise SecretKeyMissing(_NO_KEY)
         return self._fernet
 
 
-def _read_key(key: str, position: int) -> Fernet:
+def _all_of(fernets: "Sequence[Fernet]") -> "MultiFernet":
+    from cryptography.fernet import MultiFernet
+
+    return MultiFernet(fernets)
+
+
+def _read_key(key: str, position: int) -> "Fernet":
+    from cryptography.fernet import Fernet
+
     # Checked here, because base64 is read leniently: of two keys run together, the first would count.
     if not _KEY.fullmatch(key):
         msg = f"{SETTING}: key {position} is not a Fernet key (32 bytes in URL-safe base64): {_MAKE_A_KEY}"

@@ -4,7 +4,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from worker.api.metrics import metrics_router
+from worker.api.metrics import metrics_page, metrics_router
 
 
 async def scrape(gauges, counters=None, accept=""):
@@ -31,6 +31,13 @@ async def test_gauges_and_counters_are_told_with_their_descriptions():
         "# TYPE postbote_sent_total counter",
         "postbote_sent_total 7.0",
     ]
+
+
+async def test_a_worker_without_an_api_tells_the_same():
+    gauges = {"postbote_depth": ("How deep", lambda: 3)}
+    page, answer = metrics_page(gauges)(), await scrape(gauges)
+    assert (page.status, page.content_type) == (answer.status_code, answer.headers["content-type"])
+    assert [line for line in page.body.decode().splitlines() if "postbote" in line] == lines_of(answer)
 
 
 async def test_a_value_is_read_at_each_scrape_and_not_before():

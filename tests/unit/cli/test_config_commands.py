@@ -6,6 +6,8 @@ import sqlite3
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
 from worker import cli_config
@@ -62,6 +64,29 @@ def one_line(result, code):
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     return line
+
+
+def test_the_sending_options_are_stored_and_the_signing_key_is_never_shown(tmp_path):
+    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    file = tmp_path / "dkim.pem"
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
+    signing = ("--dkim-domain", "example.net", "--dkim-selector", "mail1", "--dkim-key", file)
+    assert save("--chunking", "--require-tls", *signing).exit_code == 0
+    found = shown()
+    wanted = {"chunking": True, "require_tls": True, "dkim_domain": "example.net", "dkim_selector": "mail1"}
+    assert found | wanted == found
+    assert found["dkim_key_set"]
+    assert "dkim_key" not in found
+    assert "dkim_key: set" in postbote("show", "--scope", "controller").stdout
+
+
+@pytest.mark.parametrize("content", [b"not a key", b"\xff\xfe", None], ids=["no PEM", "no text", "no file"])
+def test_a_file_that_is_no_signing_key_is_refused(tmp_path, content):
+    file = tmp_path / "dkim.pem"
+    if content is not None:
+        file.write_bytes(content)
+    refused = save("--dkim-domain", "example.net", "--dkim-selector", "mail1", "--dkim-key", file)
+    assert one_line(refused, 2).startswith("dkim_key: ")
 
 
 def stored_password(database, keys):

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas.config_change import Changes, Delete, Feature, PublishedConfig, Put, SnapshotBegin, SnapshotEnd
-from schemas.smtp_config import Scope, SmtpConfig
+from schemas.smtp_config import SECRETS, Scope, SmtpConfig
 from worker.store.secrets import SecretBox
 
 KEY = "zJq4n0D1c3N3VtFQb6mTzX8cQ2s5bqk5Xb0V2o7mJ3E="
@@ -12,6 +12,8 @@ OTHER_KEY = "Yk9wQ2hX0mQ2c1Jv4T8n6bL3zR7dE5fG1hI9jK0lM2o="
 PASSWORD = "correct-horse-battery-staple"
 BOX = SecretBox([KEY])
 SEALED = BOX.seal(PASSWORD)
+DKIM_KEY = "the key that signs, in PEM"
+SEALED_KEY = BOX.seal(DKIM_KEY)
 NOW = datetime(2026, 11, 21, 8, tzinfo=UTC)
 
 CONTROLLER = Scope()
@@ -27,14 +29,17 @@ def put(
     *,
     order: int = 1,
     secret: str | None = None,
+    dkim_secret: str | None = None,
     **fields: Any,
 ) -> Put:
     given = {"host": f"v{version}.example.net", "port": 587, "tls": "starttls", **fields}
     if secret:
         given = {"username": "mailer", "password": "stand-in", **given}
+    if dkim_secret:
+        given = {"dkim_domain": "acme.example", "dkim_selector": "s1", "dkim_key": "stand-in", **given}
     record = SmtpConfig(partner=scope.partner, org=scope.org, display_name=name, version=version, **given)
-    published = PublishedConfig.model_validate(record.model_dump(exclude={"password"}))
-    return Put(config=published, secret=secret, order=order)
+    published = PublishedConfig.model_validate(record.model_dump(exclude=set(SECRETS)))
+    return Put(config=published, secret=secret, dkim_secret=dkim_secret, order=order)
 
 
 def delete(scope: Scope = CONTROLLER, name: str = "default", version: int = 1) -> Delete:

@@ -17,13 +17,28 @@ from schemas.config_change import (
     in_batches,
     read_message,
 )
-from schemas.smtp_config import SmtpConfig
-from tests.unit.config_topic.samples import ACME, DEV, NOW, PASSWORD, SEALED, begin, changes, delete, end, feature, put
+from schemas.smtp_config import SECRETS, SmtpConfig
+from tests.unit.config_topic.samples import (
+    ACME,
+    DEV,
+    DKIM_KEY,
+    NOW,
+    PASSWORD,
+    SEALED,
+    SEALED_KEY,
+    begin,
+    changes,
+    delete,
+    end,
+    feature,
+    put,
+)
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "schemas" / "published"
 ALL_KINDS = [
     changes(put(ACME, secret=SEALED), put(DEV, "second", 7, order=3), delete(ACME, "old", 4), feature()),
     changes(put(), snapshot="s"),
+    changes(put(ACME, dkim_secret=SEALED_KEY, chunking=True)),
     begin(),
     end(12),
     Marker(published_at=NOW, marker="m"),
@@ -36,22 +51,30 @@ def test_what_is_written_is_read_again(message):
     assert (reading.message, reading.faults) == (message, ())
 
 
-def test_a_published_record_has_every_field_of_a_record_but_the_password():
-    assert set(PublishedConfig.model_fields) == set(SmtpConfig.model_fields) - {"password"}
+def test_a_published_record_has_every_field_of_a_record_but_the_secrets():
+    assert set(PublishedConfig.model_fields) == set(SmtpConfig.model_fields) - set(SECRETS)
 
 
 def test_a_record_comes_out_as_it_went_in():
     record = SmtpConfig(
-        partner="acme", org="dev", display_name="main", host="smtp.example.net", port=465, tls="ssl", verify_tls=False,
+        partner="acme", org="dev", display_name="main", host="smtp.example.net", port=465, tls="ssl", verify_tls=True,
         ca_bundle="PEM", username="mailer", password=PASSWORD, from_address="a@example.net", reply_to="b@example.net",
         allowed_from=("*@example.net",), retries=1, max_connections=2, rate_per_minute=3, timeout_s=4.5, version=9,
+        chunking=True, require_tls=True, dkim_domain="example.net", dkim_selector="s1", dkim_key=DKIM_KEY,
     )  # fmt: skip
-    published = PublishedConfig.model_validate_json(record.model_dump_json(exclude={"password"}))
-    travelled = read_message(
-        changes(put().model_copy(update={"config": published, "secret": SEALED})).model_dump_json().encode()
-    )
+    published = PublishedConfig.model_validate_json(record.model_dump_json(exclude=set(SECRETS)))
+    sent = put().model_copy(update={"config": published, "secret": SEALED, "dkim_secret": SEALED_KEY})
+    travelled = read_message(changes(sent).model_dump_json().encode())
     [found] = travelled.message.items
-    assert found.config.opened(PASSWORD) == record
+    assert found.config.opened(PASSWORD, DKIM_KEY) == record
+
+
+def test_a_put_from_before_a_field_was_added_is_read():
+    added = {"chunking", "require_tls", "dkim_domain", "dkim_selector"}
+    item = as_json(put(ACME))
+    item["config"] = {name: value for name, value in item["config"].items() if name not in added}
+    del item["dkim_secret"]
+    assert read_message(raw(item)).message.items == (put(ACME),)
 
 
 def raw(item=None, **message):
@@ -78,6 +101,10 @@ def as_json(change, path="", value=None):
         as_json(put(secret=SEALED), "secret", "gAAAA" + "short"),
         as_json(put(), "secret", SEALED),  # a password without a user
         as_json(put(secret=SEALED), "secret", None),  # a user without a password
+        as_json(put(dkim_secret=SEALED_KEY), "dkim_secret", DKIM_KEY),
+        as_json(put(dkim_secret=SEALED_KEY), "dkim_secret", None),  # a domain and a selector without a key
+        as_json(put(), "dkim_secret", SEALED_KEY),  # a key without a domain
+        as_json(put(dkim_secret=SEALED_KEY), "config.dkim_key", DKIM_KEY),
         as_json(put(secret=SEALED), "config.tls", "none"),
         as_json(put(), "config.hots", "misspelt"),
         as_json(put(), "config.version", 0),

@@ -11,11 +11,13 @@ from tests.unit.config_topic.samples import (
     BOX,
     CONTROLLER,
     DEV,
+    DKIM_KEY,
     KEY,
     OTHER,
     OTHER_KEY,
     PASSWORD,
     SEALED,
+    SEALED_KEY,
     begin,
     changes,
     delete,
@@ -269,6 +271,7 @@ LINEAGES = {
         "record 'default' of org:acme/dev",
     ),
     "not the default": (ACME, [put(ACME, A), put(ACME, B, order=2, secret=UNREADABLE)], None),
+    "a signing key": (CONTROLLER, [put(dkim_secret=UNREADABLE)], "record 'default' of controller"),
 }
 
 
@@ -304,13 +307,23 @@ def test_a_secret_is_opened_once_for_each_version():
     assert len(opened) == 2
 
 
+@pytest.mark.parametrize("secret", [None, SEALED])
+def test_a_signing_key_is_opened_like_a_password(secret):
+    opened = known(changes(put(secret=secret, dkim_secret=SEALED_KEY))).configs_for(CONTROLLER, BOX.open)
+    record = opened.records[CONTROLLER]
+    assert record.dkim_key.get_secret_value() == DKIM_KEY
+    assert (record.password and record.password.get_secret_value()) == (secret and PASSWORD)
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_the_same_version_sealed_anew_can_be_opened_whichever_arrives_last(late):
     old, new = SEALED, SecretBox([OTHER_KEY, KEY]).reseal(SEALED)
-    tokens = [new, old] if late else [old, new]
-    found = known(*(changes(put(secret=token)) for token in tokens))
+    old_key, new_key = SEALED_KEY, SecretBox([OTHER_KEY, KEY]).reseal(SEALED_KEY)
+    puts = [put(secret=old, dkim_secret=old_key), put(secret=new, dkim_secret=new_key)]
+    found = known(*(changes(each) for each in (reversed(puts) if late else puts)))
     opened = found.configs_for(CONTROLLER, SecretBox([OTHER_KEY]).open).records[CONTROLLER]
     assert opened.password.get_secret_value() == PASSWORD
+    assert opened.dkim_key.get_secret_value() == DKIM_KEY
 
 
 def test_a_count_of_records_leaves_out_what_is_deleted():

@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import text
 
 from schemas.smtp_config import Scope, SmtpConfig
-from tests.unit.store.samples import ACME, CONTROLLER, DEV, KEY, OPS, OTHER, PASSWORD, record, with_password
+from tests.unit.store.samples import ACME, CONTROLLER, DEV, KEY, OPS, OTHER, OTHER_KEY, PASSWORD, record, with_password
 from worker.delivery.ports import ConfigSource
-from worker.errors import StoreUnavailable
+from worker.errors import SecretUnreadable, StoreUnavailable
 from worker.store.configs import ConfigStore
 from worker.store.secrets import SecretBox
 
+DKIM_KEY = "-----BEGIN RSA PRIVATE KEY-----\nnobody else's\n-----END RSA PRIVATE KEY-----\n"
 FULL = SmtpConfig(
     partner="acme",
     org="dev",
@@ -32,6 +33,11 @@ FULL = SmtpConfig(
     max_connections=7,
     rate_per_minute=90,
     timeout_s=12.5,
+    chunking=True,
+    require_tls=False,  # which a record that verifies nothing cannot have
+    dkim_domain="example.net",
+    dkim_selector="mail1",
+    dkim_key=DKIM_KEY,
 )
 
 
@@ -236,8 +242,40 @@ async def test_a_summary_holds_what_may_be_shown_and_needs_no_key(store, url):
     assert summary.fingerprint == FULL.fingerprint
     assert summary.warnings == FULL.warnings()
     assert summary.to_json()["scope"] == "org:acme/dev"
-    assert set(summary.fields) == set(SmtpConfig.model_fields) - {"password"}
+    assert set(summary.fields) == set(SmtpConfig.model_fields) - {"password", "dkim_key"}
+    assert summary.dkim_key_set
     assert PASSWORD not in repr(summary)
+    assert "nobody else" not in repr(summary)
+
+
+async def test_the_signing_key_is_sealed_resealed_and_opened_like_the_password(store, url, tmp_path):
+    signed = {"dkim_domain": "example.net", "dkim_selector": "mail1", "dkim_key": DKIM_KEY}
+    await store.put(record(**signed))
+    with sqlite3.connect(tmp_path / "postbote.db") as plain:
+        (stored,) = plain.execute("SELECT dkim_secret FROM smtp_configs").fetchone()
+    assert SecretBox([KEY]).open(stored) == DKIM_KEY
+    rotating, after = ConfigStore(url, SecretBox([OTHER_KEY, KEY])), ConfigStore(url, SecretBox([OTHER_KEY]))
+    assert await rotating.reseal() == 1
+    assert (await after.get(CONTROLLER, "default")).dkim_key.get_secret_value() == DKIM_KEY
+    with pytest.raises(SecretUnreadable, match="controller"):
+        await store.verify_secrets()
+    await rotating.close()
+    await after.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"dkim_domain": "example.net"}, "dkim_selector is missing"),
+        ({"dkim_key": DKIM_KEY, "dkim_selector": "mail1"}, "dkim_domain is missing"),
+        ({"dkim_domain": "two words", "dkim_selector": "a", "dkim_key": DKIM_KEY}, "dkim_domain"),
+        ({"require_tls": True, "verify_tls": False}, "certificate is verified"),
+        ({"require_tls": True, "tls": "none"}, "require_tls needs TLS"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        record(**fields)
 
 
 async def test_the_database_is_readable_by_its_owner_alone(store, tmp_path):

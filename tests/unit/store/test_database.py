@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from schemas.smtp_config import Scope
 from tests.unit.store.samples import KEY, PASSWORD, record, with_password
 from worker.errors import SettingsError, StoreUnavailable
-from worker.store import database
+from worker.store import database, schema
 from worker.store.configs import ConfigStore
 from worker.store.database import Store
 from worker.store.models import metadata
@@ -141,7 +142,7 @@ def test_two_processes_that_upgrade_one_new_file_at_once_both_succeed(url, tmp_p
         _, said = process.communicate(timeout=30)
         assert process.returncode == 0, said
     with sqlite3.connect(tmp_path / "postbote.db") as plain:
-        assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+        assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [(schema.revisions()[-1],)]
 
 
 async def test_stores_that_upgrade_one_new_file_at_once_all_succeed(url):
@@ -220,3 +221,9 @@ async def test_a_writers_error_does_not_quote_the_record(store, tmp_path, monkey
     for shown in (str(caught.value), str(caught.value.__cause__)):
         assert "private.example.net" not in shown
         assert PASSWORD not in shown
+
+
+def test_the_steps_that_are_known_by_their_files_are_those_of_alembic_in_one_line() -> None:
+    steps = list(ScriptDirectory.from_config(schema._config()).walk_revisions())
+    assert schema.revisions() == [step.revision for step in reversed(steps)]
+    assert [step.down_revision for step in reversed(steps)] == [None, *schema.revisions()[:-1]]
