@@ -15,6 +15,7 @@ from worker import __version__
 from worker.cli_audit import audit_app
 from worker.cli_config import config_app
 from worker.cli_parked import parked_app
+from worker.cli_secrets import secrets_app
 from worker.cli_topology import topology_app
 from worker.errors import PostboteError, SecretKeyMissing, SecretUnreadable, SettingsError
 from worker.settings import Settings, load_settings
@@ -26,7 +27,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-secrets_app = typer.Typer(help="Keys for the stored SMTP passwords.", no_args_is_help=True)
 db_app = typer.Typer(help="The database of SMTP records.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(audit_app, name="audit")
@@ -113,14 +113,6 @@ def health(
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
-
-
-@secrets_app.command("new-key")
-def new_key() -> None:
-    """Print a new key for POSTBOTE_SECRET_KEYS."""
-    from worker.store.secrets import new_key as make
-
-    typer.echo(make())
 
 
 @db_app.command("upgrade")

@@ -108,12 +108,14 @@ class RenderedMessage(NamedTuple):
 
     `smtputf8`: the headers or addresses need the SMTPUTF8 extension (RFC 6531).
     `eight_bit`: the content has octets above 127 and needs 8BITMIME (RFC 6152).
+    `bulk`: nobody waits for it, so others may go first.
     """
 
     content: bytes
     message_id: str
     smtputf8: bool = False
     eight_bit: bool = False
+    bulk: bool = False
 
 
 class Phase(StrEnum):

@@ -55,6 +55,7 @@ def render(event: EmailEvent, sender: Sender) -> Rendered:
         message_id=message_id,
         smtputf8=not plain_head or any(map(needs_smtputf8, (sender.mail_from, *envelope.recipients))),
         eight_bit=not plain_head,
+        bulk=sender.bulk,
     )
     return Rendered(envelope, message, words.subject)
 

@@ -7,7 +7,6 @@ one record, so no connection ever carries mail of two tenants.
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from worker.smtp.connection import CLOSING, SmtpConnection
 from worker.smtp.job import Job
 from worker.smtp.limits import ConnectionLimit, MessageLimit, TokenBucket
 from worker.smtp.room import Guest
+from worker.smtp.turns import Turns
 
 # After a failed dial beside connections that work, so that a full server is not asked at every message.
 DIAL_AGAIN_S = 5.0
@@ -62,7 +62,7 @@ class Destination:
         self._loop = asyncio.get_running_loop()
         self._host = host
         self.config = config
-        self.waiting: deque[Job] = deque()
+        self.waiting = Turns()
         self.connections: dict[SmtpConnection, None] = {}
         self.dialling = 0
         self.outdated = False
@@ -142,18 +142,17 @@ class Destination:
 
     def discard(self, job: Job) -> None:
         """Take back a message whose sender is gone, where no connection has it yet."""
-        if job in self.waiting:
-            self.waiting.remove(job)
+        self.waiting.remove(job)
 
     def fail(self, answer: Answer) -> None:
         """Answer everything that waits."""
-        waiting, self.waiting = self.waiting, deque()
+        waiting, self.waiting = self.waiting, Turns()
         for job in waiting:
             job.answer_all(answer)
 
     def fail_with(self, error: BaseException) -> None:
         """Raise `error` at every sender that waits: it is a fault of ours, not an answer."""
-        waiting, self.waiting = self.waiting, deque()
+        waiting, self.waiting = self.waiting, Turns()
         for job in waiting:
             if not job.answered.done():
                 job.answered.set_exception(error)
@@ -201,14 +200,16 @@ class Destination:
     # What its connections ask
 
     def next_job(self, connection: SmtpConnection) -> Job | None:
-        """Return the message that has waited longest, if the limits allow one more now."""
-        waiting = self.waiting
-        while waiting and waiting[0].answered.done():
-            waiting.popleft()  # its sender was cancelled
-        if not waiting or self._blocked() or not self._has_token():
+        """Return the message whose turn it is, if the limits allow one more now."""
+        if not self.waiting or self._blocked():
+            return None
+        job = self.waiting.popleft()
+        if job is None:
+            return None
+        if not self._has_token():
+            self.waiting.appendleft(job)
             return None
         self._available.pop(connection, None)
-        job = waiting.popleft()
         most = connection.mail_max or self._messages.value
         if most and connection.taken + 1 >= most:
             connection.retiring = True  # this message is its last, and then it says QUIT
