@@ -16,6 +16,7 @@ import structlog
 from schemas.cloudevents import InvalidEvent, parse_event
 from schemas.event import EmailEvent
 from worker.delivery import records
+from worker.delivery.copies import InHand
 from worker.delivery.course import Conditions, Course, PipelinePorts
 from worker.delivery.crowd import turn_away
 from worker.delivery.large import off_loop_if_large
@@ -40,7 +41,7 @@ class Pipeline:
         """Nothing is opened here; `worker_id` names this process in the audit."""
         self._ports = ports
         self._worker_id = worker_id
-        self._in_flight: dict[Identity, asyncio.Task[Settlement]] = {}
+        self._in_flight: dict[Identity, InHand] = {}
         self._stopping = asyncio.Event()
         self._conditions = Conditions(retry, self._sleep, self._stopping.is_set, jitter)
 
@@ -74,18 +75,15 @@ class Pipeline:
         running = self._in_flight.get(identity)
         if running is None:
             running = self._begin(identity, event, incoming, received)
-        # The caller may be cancelled, as when its broker connection is lost; the work goes on.
-        return await asyncio.shield(running)
+        return await running.settlement()
 
     def abort(self) -> None:
         """Cancel what is still running; only for the end of the grace, when nothing else is left."""
         for running in self._in_flight.values():
-            running.cancel()
+            running.work.cancel()
 
-    def _begin(
-        self, identity: Identity, event: EmailEvent, incoming: Incoming, received: datetime
-    ) -> asyncio.Task[Settlement]:
-        running = asyncio.ensure_future(self._deliver(event, incoming, received))
+    def _begin(self, identity: Identity, event: EmailEvent, incoming: Incoming, received: datetime) -> InHand:
+        running = InHand(asyncio.ensure_future(self._deliver(event, incoming, received)))
         self._in_flight[identity] = running
 
         def forget(ended: asyncio.Task[Settlement]) -> None:
@@ -93,7 +91,7 @@ class Pipeline:
             if not ended.cancelled() and ended.exception() is not None:
                 log.debug("event could not be settled", event_id=event.envelope.id, error=repr(ended.exception()))
 
-        running.add_done_callback(forget)
+        running.work.add_done_callback(forget)
         return running
 
     async def _reject(self, error: InvalidEvent, body: bytes) -> Settlement:

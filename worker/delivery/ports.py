@@ -4,7 +4,7 @@ Each protocol is as small as its one caller allows; the adapters in ``rabbit``, 
 ``audit``, ``store`` and ``embedded`` fulfil them, and the tests' fakes do too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -36,18 +36,28 @@ class Ack:
     """Everything about the event is recorded: the queue may forget it."""
 
 
+Told = Callable[[bool], None]
+"""Called once by whoever moves an event on: True where that is done, False where the event stays where it was."""
+
+
+def _nobody_waits(_: bool) -> None:  # noqa: FBT001 # its only argument
+    """Nearly always an event is in hand once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Park:
     """Set the event aside for an operator; `reason` is a short code, `detail` a sentence.
 
     `pending` are the recipients that nothing final was said about; empty means all or unknown.
-    `headers` are what the event carries of its progress (see `progress`).
+    `headers` are what the event carries of its progress (see `progress`). `told` is called with the
+    end of the moving, for other copies of the event wait for it.
     """
 
     reason: str
     detail: str
     pending: tuple[str, ...] = ()
     headers: Mapping[str, Any] = field(default_factory=dict)
+    told: Told = field(default=_nobody_waits, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +66,11 @@ class Return:
 
     The queue hands it out as if for the first time (published again with confirm, then
     acknowledged), with `headers` as its progress; a plain requeue would make the next worker
-    suspect a crash.
+    suspect a crash. `told`: see `Park`.
     """
 
     headers: Mapping[str, Any] = field(default_factory=dict)
+    told: Told = field(default=_nobody_waits, compare=False, repr=False)
 
 
 class Tier(Enum):
@@ -81,12 +92,13 @@ class Tier(Enum):
 class Later:
     """Let the event rest in a tier for `wait_s` seconds (at most the tier's own), then come again.
 
-    `headers` are its progress, in place of any that it carried before.
+    `headers` are its progress, in place of any that it carried before. `told`: see `Park`.
     """
 
     tier: Tier
     wait_s: float
     headers: Mapping[str, Any] = field(default_factory=dict)
+    told: Told = field(default=_nobody_waits, compare=False, repr=False)
 
 
 Settlement = Ack | Park | Return | Later

@@ -185,6 +185,15 @@ class SqliteQueue:
             await self._settle(message, settlement)
 
     async def _settle(self, message: Taken, settlement: Settlement) -> None:
+        done = False
+        try:
+            await self._carry_out(message, settlement)
+            done = True
+        finally:
+            if not isinstance(settlement, Ack):
+                settlement.told(done)
+
+    async def _carry_out(self, message: Taken, settlement: Settlement) -> None:
         match settlement:
             case Ack():
                 await self._call(lambda file: file.delete(message.id))

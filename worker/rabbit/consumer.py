@@ -21,7 +21,7 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
-from worker.delivery.ports import Incoming, Lane, Park, Settlement
+from worker.delivery.ports import Ack, Incoming, Lane, Park, Settlement
 from worker.errors import BrokerUnavailable, PublishRefused
 from worker.rabbit import topology
 from worker.rabbit.acks import Acks
@@ -268,7 +268,7 @@ class Consumer:
         except Exception:
             log.exception("event could not be handled")
             settlement = await _after_surprise(incoming)
-        done = settlement is not None and await self._moved_on(incoming, onward(incoming, settlement))
+        done = settlement is not None and await self._carried_out(incoming, settlement)
         if not self._settling.is_set():
             await self._settling.wait()
         if link.lost.done() or not link.channel.is_open:  # the broker has taken the delivery back already
@@ -278,6 +278,17 @@ class Consumer:
         else:
             link.channel.basic_nack(method.delivery_tag, requeue=True)
             acks.settled_otherwise(method.delivery_tag)
+
+    async def _carried_out(self, incoming: Incoming, settlement: Settlement) -> bool:
+        """Do what takes the event's place, and tell who waits for that; False where it could not be done."""
+        if isinstance(settlement, Ack):
+            return True
+        done = False
+        try:
+            done = await self._moved_on(incoming, onward(incoming, settlement))
+        finally:
+            settlement.told(done)
+        return done
 
     async def _moved_on(self, incoming: Incoming, onward: Onward | None) -> bool:
         """Publish what takes the event's place, if anything does; False where the broker did not take it."""
