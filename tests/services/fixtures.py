@@ -15,6 +15,7 @@ from tests.services.opensearch import OpenSearchServer
 from tests.services.postfix import Postfix
 from tests.services.postgres import PostgresServer
 from tests.services.rabbitmq import Broker
+from tests.services.ways import Way
 
 __all__ = ["amqp_url", "index_prefix", "opensearch", "postfix", "postgres", "postgres_url", "rabbitmq", "smtp"]
 
@@ -89,11 +90,16 @@ def postgres() -> PostgresServer:
 @pytest.fixture
 def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     """An empty database of the test's own."""
-    # A test that stopped the server and then failed must not take the next ones with it.
-    if not postgres.healthy():
-        postgres.start()
+    _recover(postgres)
     url = postgres.fresh_database()
     yield url
-    if not postgres.healthy():
-        postgres.start()
+    _recover(postgres)
     postgres.drop_database(url)
+
+
+def _recover(server: PostgresServer) -> None:
+    # A test that stopped or froze the server and then failed must not take the next ones with it.
+    if server.way is not Way.URL:
+        server.resume()
+    if not server.healthy():
+        server.start()

@@ -29,6 +29,7 @@ PROGRAMS = (f"{_BIN}/postgres", f"{_BIN}/initdb")
 ACCOUNT = "postgres"  # made by the package; PostgreSQL refuses to run as root
 USER = "postbote"
 
+STRATEGIES_SINCE = 150_000  # server_version_num
 STATE_LINE = 7  # of postmaster.pid, counted from 0
 
 # Nothing is flushed to the disk: what `kill` leaves lies in the kernel's memory, and only a crash of the machine would
@@ -42,6 +43,8 @@ class Host(Protocol):
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def kill(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
 
 
 @dataclass
@@ -70,6 +73,14 @@ class PostgresServer:
         self.stop()
         self.start()
 
+    def pause(self) -> None:
+        """Freeze it: connections are taken by the kernel, and nobody answers on old or new ones."""
+        self.host.pause()
+
+    def resume(self) -> None:
+        """Let it go on after `pause`."""
+        self.host.resume()
+
     def healthy(self) -> bool:
         """Whether it answers a query."""
         try:
@@ -86,7 +97,10 @@ class PostgresServer:
     def fresh_database(self, encoding: str = "UTF8") -> str:
         """The URL of a new, empty database; `SQL_ASCII` is what a cluster without a locale gives."""
         name = f"test_{secrets.token_hex(6)}"
-        self.query(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+        # Copied as files in 20 ms; by way of the log, which is the default from version 15 on, in 240 ms.
+        [(version,)] = self.query("SELECT current_setting('server_version_num')::int")
+        strategy = "STRATEGY FILE_COPY" if version >= STRATEGIES_SINCE else ""
+        self.query(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C' {strategy}")
         return urlsplit(self.url)._replace(path=f"/{name}").geturl()
 
     def drop_database(self, url: str) -> None:
@@ -135,17 +149,25 @@ class Native:
 
     def kill(self) -> None:
         """SIGKILL to the server and to each of its processes; a new one would not start beside an old one's child."""
-        if self.process:
-            children = self._children()
-            self.process.kill()
-            for child in children:
-                child.kill()
+        for process in self._processes():
+            process.kill()
 
-    def _children(self) -> list[Process]:
-        assert self.process is not None
-        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        pids = path.read_text().split() if self.process.alive() else []
-        return [child for pid in pids if (child := Process.of(int(pid)))]
+    def pause(self) -> None:
+        """SIGSTOP to the server, and then to each of its processes."""
+        for process in self._processes():
+            process.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT to the same."""
+        for process in self._processes():
+            process.send(signal.SIGCONT)
+
+    def _processes(self) -> list[Process]:
+        """The server, before its children: it makes a new one for each connection."""
+        if self.process is None or not self.process.alive():
+            return []
+        pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [self.process, *(child for pid in pids if (child := Process.of(int(pid))))]
 
     def _ready(self) -> bool:
         # The eighth line says "starting", "ready" or "stopping"; each start writes the file anew.
@@ -204,6 +226,14 @@ class InDocker:
         """Kill it."""
         self.container.kill()
 
+    def pause(self) -> None:
+        """Freeze it."""
+        self.container.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.container.resume()
+
 
 @dataclass
 class Given:
@@ -217,7 +247,7 @@ class Given:
     def start(self) -> None:
         """Nothing to do."""
 
-    stop = kill = _refuse
+    stop = kill = pause = resume = _refuse
 
 
 OFFER = Offer(

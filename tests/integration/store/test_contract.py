@@ -1,12 +1,14 @@
-"""What tests/unit/store demands of the store on a SQLite file, demanded of it on both databases.
+"""What tests/unit/store demands of the store on a SQLite file, demanded of it on a real PostgreSQL.
 
-The very functions are collected here again and find this folder's `url` and `store`. One that
-looks into the database's file is about SQLite, says so by taking `tmp_path`, and stays there.
+The very functions are collected here again and find this module's `url`. One that looks into the
+database's file is about SQLite, says so by taking `tmp_path`, and stays where it is.
 """
 
 import inspect
 from collections.abc import Callable
 from types import ModuleType
+
+import pytest
 
 from tests.unit.store import test_configs, test_database, test_secrets, test_sources
 
@@ -29,6 +31,11 @@ def contract_of(module: ModuleType) -> dict[str, Callable[..., object]]:
 for _module in (test_configs, test_secrets, test_sources):
     globals().update(contract_of(_module))
 globals().update({name: getattr(test_database, name) for name in OF_DATABASE})
+
+
+@pytest.fixture
+def url(postgres_url: str) -> str:
+    return postgres_url
 
 
 def test_the_contract_is_not_empty() -> None:

@@ -28,6 +28,7 @@ async def settled() -> None:
 
 async def test_all_copies_of_a_finished_event_are_acknowledged() -> None:
     _, gate, found = copies(Ack(), 3)
+    await settled()
     gate.set()
     assert await asyncio.gather(*found) == [Ack()] * 3
 
@@ -35,6 +36,7 @@ async def test_all_copies_of_a_finished_event_are_acknowledged() -> None:
 @pytest.mark.parametrize("settlement", [REST, Park("in_doubt", "why", ("a@example.com",)), Return({"x": 1})], ids=str)
 async def test_one_copy_moves_on_and_the_others_are_done_with_once_it_has(settlement: Settlement) -> None:
     _, gate, found = copies(settlement, 3)
+    await settled()
     gate.set()
     await settled()
     [moving] = [each for each in found if each.done()]
@@ -47,6 +49,7 @@ async def test_one_copy_moves_on_and_the_others_are_done_with_once_it_has(settle
 
 async def test_where_the_first_copy_could_not_move_the_next_one_does_instead() -> None:
     _, gate, found = copies(REST, 3)
+    await settled()
     gate.set()
     for told in (False, False, True):
         await settled()
@@ -63,11 +66,13 @@ async def test_a_copy_whose_connection_was_lost_is_no_copy_that_could_move() -> 
     await settled()
     first.cancel()
     await settled()
+    await settled()
     gate.set()
     assert await second == REST
 
 
 async def test_a_single_copy_waits_for_nobody() -> None:
     in_hand, gate, (only,) = copies(REST, 1)
+    await settled()
     gate.set()
     assert await only is in_hand.work.result()

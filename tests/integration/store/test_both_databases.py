@@ -1,0 +1,204 @@
+"""The store on SQLite and on PostgreSQL: schema steps, writers in several processes, what the topic is told."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from alembic import command
+from sqlalchemy import text
+
+from schemas.config_change import Delete, Feature
+from tests.unit.store.samples import ACME, CONTROLLER, DEV, KEY, OPS, PASSWORD, record, with_password
+from tests.unit.store.test_configs import FULL
+from tests.unit.store.test_database import UPGRADE_WHEN_TOLD
+from worker.errors import StoreUnavailable
+from worker.store import schema
+from worker.store.configs import ConfigStore
+from worker.store.database import Store
+from worker.store.secrets import SecretBox
+
+WRITE_WHEN_TOLD = """
+import asyncio, sys
+from tests.unit.store.samples import ACME, KEY, record
+from worker.store.configs import ConfigStore
+from worker.store.secrets import SecretBox
+
+async def write():
+    store = ConfigStore(sys.argv[1], SecretBox([KEY]))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(int(sys.argv[2])):
+        print((await store.put(record(ACME))).version)
+    await store.close()
+
+asyncio.run(write())
+"""
+OF_THE_FIRST_SCHEMA = """
+INSERT INTO smtp_configs (partner, org, display_name, host, port, tls, verify_tls, allowed_from, retries,
+    max_connections, timeout_s, version, is_default, created_at, updated_at)
+VALUES ('acme', '', 'default', 'smtp.example.net', 587, 'starttls', TRUE, '["*@example.net"]', 3,
+    5, 30, 7, TRUE, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)
+"""
+
+
+async def bring_to(store: Store, revision: str) -> None:
+    """Run the schema's steps up to `revision`, as an older Postbote did."""
+
+    def steps(connection):
+        config = schema._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    if store.is_sqlite:
+        store._create_private_file()
+    async with store.writing() as connection:
+        await connection.run_sync(steps)
+
+
+def at_once(script: str, *arguments: str, processes: int) -> list[str]:
+    """What processes print that run `script` and wait for each other before they touch the database."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen([sys.executable, "-c", script, *arguments], **pipes) for _ in range(processes)]
+    for process in running:
+        assert process.stdout.readline() == "ready\n"
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    printed = []
+    for process in running:
+        out, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        printed.append(out)
+    return printed
+
+
+@pytest.fixture
+async def fresh(url):
+    opened = Store(url)
+    yield opened
+    await opened.close()
+
+
+@pytest.mark.parametrize("revision", schema.revisions()[:-1])
+async def test_every_older_schema_is_refused_with_the_command_that_mends_it(fresh, revision):
+    await bring_to(fresh, revision)
+    with pytest.raises(StoreUnavailable, match=rf"has schema {revision}, .* run `postbote db upgrade`$"):
+        await fresh.check_schema()
+    await fresh.upgrade()
+    await fresh.check_schema()
+
+
+async def test_a_record_of_the_first_schema_is_read_after_the_upgrade_and_its_versions_go_on(fresh):
+    await bring_to(fresh, schema.revisions()[0])
+    async with fresh.writing() as connection:
+        await connection.execute(text(OF_THE_FIRST_SCHEMA))
+        await connection.execute(text("INSERT INTO config_versions VALUES ('acme', '', 'default', 7)"))
+        await connection.execute(text("INSERT INTO features VALUES ('acme', 'dev', TRUE)"))
+    await fresh.upgrade()
+    store = ConfigStore(fresh, SecretBox([KEY]))
+    said = {"allowed_from": ("*@example.net",), "retries": 3, "max_connections": 5, "timeout_s": 30.0, "version": 7}
+    assert await store.get(ACME, "default") == record(ACME, **said)
+    assert await store.org_feature(DEV)
+    assert (await store.put(record(ACME))).version == 8
+
+
+async def test_an_upgrade_that_fails_midway_leaves_the_older_schema_whole(fresh, monkeypatch):
+    first, last = schema.revisions()[0], schema.revisions()[-1]
+    await bring_to(fresh, first)
+    original = schema.upgrade
+
+    def fail_at_the_end(connection):
+        original(connection)
+        raise RuntimeError
+
+    monkeypatch.setattr(schema, "upgrade", fail_at_the_end)
+    with pytest.raises(RuntimeError):
+        await fresh.upgrade()
+    monkeypatch.undo()
+    with pytest.raises(StoreUnavailable, match=f"has schema {first}, this version needs {last}"):
+        await fresh.check_schema()
+    await fresh.upgrade()
+
+
+def test_processes_that_upgrade_one_database_at_once_all_succeed(url):
+    at_once(UPGRADE_WHEN_TOLD, url, processes=3)
+
+    async def version():
+        store = Store(url)
+        await store.check_schema()
+        async with store.reading() as connection:
+            found = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalars().all()
+        await store.close()
+        return found
+
+    assert asyncio.run(version()) == [schema.revisions()[-1]]
+
+
+def test_writers_in_several_processes_number_one_records_versions_without_gap_or_double(url):
+    asyncio.run(Store(url).upgrade())
+    printed = at_once(WRITE_WHEN_TOLD, url, "20", processes=3)
+    taken = [[int(line) for line in lines.split()] for lines in printed]
+    assert sorted(version for versions in taken for version in versions) == list(range(1, 61))
+    assert all(versions == sorted(versions) for versions in taken)
+
+
+async def test_puts_and_deletes_of_one_scope_at_once_leave_one_default_and_rising_versions(store, url):
+    neighbour = ConfigStore(url, SecretBox([KEY]))
+    for name in "abc":
+        await store.put(record(ACME, name))
+    await asyncio.gather(
+        *(chosen.put(record(ACME, name)) for chosen in (store, neighbour) for name in "abcd"),
+        *(chosen.delete(ACME, name) for chosen in (store, neighbour) for name in "ab"),
+        store.set_org_feature(DEV, on=True),
+    )
+    await neighbour.close()
+    found = await store.summaries(ACME)
+    assert [summary.is_default for summary in found] == [True] + [False] * (len(found) - 1)
+    again = {name: (await store.put(record(ACME, name))).version for name in "abcd"}
+    assert again == {"a": 4, "b": 4, "c": 4, "d": 3}
+
+
+async def test_the_topic_is_told_of_records_deletes_and_features_with_secrets_sealed(store):
+    await store.put(FULL)
+    await store.put(with_password(ACME))
+    await store.put(record(ACME, "gone"))
+    await store.delete(ACME, "gone")
+    await store.set_org_feature(DEV, on=True)
+    everything = await store.changes()
+    assert Delete(partner="acme", display_name="gone", version=1) in everything
+    assert Feature(partner="acme", org="dev", org_smtp=True, version=1) in everything
+    puts = {put.scope: put for put in everything if put.kind == "put"}
+    assert puts[DEV].config.opened(PASSWORD, FULL.dkim_key.get_secret_value()) == FULL
+    box = SecretBox([KEY])
+    assert box.open(puts[DEV].dkim_secret) == FULL.dkim_key.get_secret_value()
+    assert {box.open(put.secret) for put in puts.values()} == {PASSWORD}
+    assert PASSWORD not in repr(everything)
+
+
+async def test_the_topic_is_told_of_one_scope_alone(store):
+    for scope in (CONTROLLER, ACME, DEV, OPS):
+        await store.put(record(scope))
+        await store.put(record(scope, "gone"))
+        await store.delete(scope, "gone")
+    await store.set_org_feature(DEV, on=True)
+    assert [(change.kind, change.scope) for change in await store.changes(DEV)] == [
+        ("put", DEV), ("delete", DEV), ("feature", DEV),
+    ]  # fmt: skip
+    assert {change.scope for change in await store.changes(CONTROLLER)} == {CONTROLLER}
+
+
+async def test_text_of_every_script_and_length_comes_back(store):
+    name = "Nachtschicht – 夜勤 🌙"
+    pem = "-----BEGIN CERTIFICATE-----\n" + "x" * 200_000
+    saved = await store.put(record(ACME, name, ca_bundle=pem, allowed_from=("*@bücher.example",)))
+    assert await store.get(ACME, name) == saved
+
+
+async def test_the_database_itself_refuses_a_second_default_and_a_second_record_of_a_name(store):
+    await store.put(record(ACME, "a"))
+    await store.put(record(ACME, "b"))
+    for forged in ("is_default = TRUE", "display_name = 'a'"):
+        with pytest.raises(StoreUnavailable):
+            async with store.database.writing() as connection:
+                await connection.execute(text(f"UPDATE smtp_configs SET {forged}"))
