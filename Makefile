@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-docker bench lint format contracts lock clean
+.PHONY: help demo test unit test-docker bench chaos lint format contracts lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test-docker: $(VENV)/.dev ## The testcontainers fixtures and docker compose (nee
 
 bench: $(VENV)/.dev ## Postbote beside Celery, dramatiq and aio-pika on this machine (BENCH="--long --latency --rtt")
 	$(BIN)/python -m tests.bench $(BENCH)
+
+chaos: $(VENV)/.dev ## Kill everything for an hour or two and count (CHAOS="--seed 7 --scenario mixed"; root or sudo)
+	$(BIN)/python -m tests.chaos --long $(CHAOS)
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

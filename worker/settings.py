@@ -21,6 +21,7 @@ from schemas.address import Address
 from schemas.smtp_config import Host, SmtpConfig, tls_from_flags
 from schemas.text import RequiredText
 from worker.errors import SettingsError
+from worker.rabbit.addresses import addresses
 
 PREFIX = "POSTBOTE_"
 HIGHEST_PORT = 65535
@@ -95,6 +96,11 @@ def _url_of(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _amqp(value: str) -> str:
+    addresses(value)
+    return value
+
+
 def _with_scheme(value: object) -> object:
     # ELASTIC_SEARCH_FQDN is a bare host name in the system that it comes from.
     if isinstance(value, str) and value and "://" not in value:
@@ -108,8 +114,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     # RabbitMQ
-    amqp_url: Annotated[str, _url_of("amqp", "amqps")] = Field(
-        "amqp://guest:guest@127.0.0.1:5672/%2F", description="RabbitMQ, with user, password and virtual host"
+    amqp_url: Annotated[str, AfterValidator(_amqp)] = Field(
+        "amqp://guest:guest@127.0.0.1:5672/%2F",
+        description="RabbitMQ, with user, password and virtual host; nodes of a cluster: several hosts or URLs, "
+        "comma-separated, tried in random order; `?heartbeat=30` in seconds",
     )
     prefetch: int = Field(1000, ge=1, le=5000, description="Events that one worker holds unacknowledged at most")
 

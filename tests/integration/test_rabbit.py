@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pika
 import pytest
 
 from worker.delivery.ports import Ack, Incoming, Lane, Park, Return, Settlement
+from worker.delivery.progress import ATTEMPT
 from worker.errors import BrokerUnavailable, PublishRefused, TopologyMismatch
 from worker.rabbit import topology
 from worker.rabbit.connection import open_link
 from worker.rabbit.consumer import Consumer
+from worker.rabbit.declaring import declare
 from worker.rabbit.publisher import Publisher, open_publisher
 
 PATIENCE_S = 20
@@ -33,10 +36,13 @@ class Bench:
         self.taken.put_nowait(incoming)
         return self.answer(incoming)
 
-    async def publish(self, *bodies: bytes, lane: Lane = Lane.TRANSACTIONAL) -> None:
+    async def publish(
+        self, *bodies: bytes, lane: Lane = Lane.TRANSACTIONAL, headers: dict[str, Any] | None = None
+    ) -> None:
+        key = topology.routing_key(lane, "t")
         for body in bodies:
             await self.publisher.publish(
-                topology.EVENTS_EXCHANGE, topology.routing_key(lane, "t"), body, content_type="text/plain", headers={}
+                topology.EVENTS_EXCHANGE, key, body, content_type="text/plain", headers=headers or {}
             )
 
     async def take(self) -> Incoming:
@@ -53,13 +59,20 @@ class Bench:
 async def bench(url: str, **options: int) -> AsyncIterator[Bench]:
     async with open_publisher(url) as publisher:
         link = await open_link(url, "declare")
-        await link.declare()
+        await declare(link)
         await link.close()
         opened = Bench(url, publisher, **options)
         try:
             yield opened
         finally:
             await opened.end()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that announces itself to nobody."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def drained(url: str, queue: str) -> list[tuple[pika.BasicProperties, bytes]]:
@@ -84,11 +97,14 @@ async def test_both_lanes_are_consumed_and_acked_messages_are_gone(amqp_url: str
     assert not drained(amqp_url, topology.lane_queue(Lane.BULK))
 
 
-async def test_a_returned_message_comes_again_marked_as_redelivered(amqp_url: str) -> None:
+async def test_a_returned_message_comes_again_as_if_new_with_its_progress(amqp_url: str) -> None:
     async with bench(amqp_url) as b:
-        b.answer = lambda incoming: Ack() if incoming.redelivered else Return()
-        await b.publish(b"x")
-        assert [(await b.take()).redelivered, (await b.take()).redelivered] == [False, True]
+        b.answer = lambda incoming: Ack() if ATTEMPT in incoming.headers else Return({ATTEMPT: 3})
+        await b.publish(b"x", headers={"tenant": "acme", "x-postbote-hops": 9})
+        first, second = await b.take(), await b.take()
+        assert not first.redelivered
+        assert second == Incoming(b"x", "text/plain", {"tenant": "acme", ATTEMPT: 3}, Lane.TRANSACTIONAL)
+    assert not drained(amqp_url, topology.lane_queue(Lane.TRANSACTIONAL))
 
 
 async def test_a_parked_message_keeps_its_body_and_says_why(amqp_url: str) -> None:
@@ -233,6 +249,7 @@ async def test_stopping_waits_for_what_is_in_hand_and_leaves_the_rest(amqp_url: 
         await b.publish(*(b"%d" % n for n in range(5)))
         await b.take()
         await b.take()
+        await until(lambda: b.consumer.consuming)
         b.stop.set()
         while b.consumer.consuming:
             await asyncio.sleep(0)
@@ -248,7 +265,7 @@ async def test_a_queue_with_other_arguments_is_an_error_that_names_it(amqp_url: 
     connection.close()
     link = await open_link(amqp_url, "t")
     with pytest.raises(TopologyMismatch, match=r"postbote\.parked"):
-        await link.declare()
+        await declare(link)
 
 
 @pytest.mark.parametrize("url", ["amqp://guest:guest@127.0.0.1:1/%2F"])

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.services import opensearch as opensearch_service
+from tests.services import postgres as postgres_service
 from tests.services import rabbitmq as rabbitmq_service
 from tests.services.opensearch import OpenSearchServer
 from tests.services.postfix import Postfix
+from tests.services.postgres import PostgresServer
 from tests.services.rabbitmq import Broker
 
-__all__ = ["amqp_url", "index_prefix", "opensearch", "postfix", "rabbitmq", "smtp"]
+__all__ = ["amqp_url", "index_prefix", "opensearch", "postfix", "postgres", "postgres_url", "rabbitmq", "smtp"]
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +76,24 @@ def smtp(postfix: Postfix) -> Postfix:
     """The session's Postfix with an empty mailbox and no refusals."""
     postfix.clear()
     return postfix
+
+
+@pytest.fixture(scope="session")
+def postgres() -> PostgresServer:
+    """The session's PostgreSQL, started."""
+    server = postgres_service.server()
+    server.start()
+    return server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """An empty database of the test's own."""
+    # A test that stopped the server and then failed must not take the next ones with it.
+    if not postgres.healthy():
+        postgres.start()
+    url = postgres.fresh_database()
+    yield url
+    if not postgres.healthy():
+        postgres.start()
+    postgres.drop_database(url)

@@ -37,6 +37,8 @@ SETTLE_S = 1.0
 
 # How often a quorum queue reports its counts; 5 s by default, which a test that waits for them would feel.
 TICK = "-rabbit quorum_tick_interval 500"
+# When a queue that was full is tried again with what could not be dead-lettered to it; 180 s by default.
+AGAIN = "-rabbit dead_letter_worker_publisher_confirm_timeout 5000"
 
 CONFIG = """\
 listeners.tcp.1 = 127.0.0.1:{port}
@@ -239,7 +241,7 @@ class Native:
             "RABBITMQ_LOG_BASE": f"{folder}/log",
             "RABBITMQ_GENERATED_CONFIG_DIR": f"{folder}/config",
             "RABBITMQ_DIST_PORT": str(self.dist_port),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} {TICK}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} {TICK} {AGAIN}",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self.epmd_port),
             # The start script then becomes the Erlang machine, so that its pid is the one that we know.
@@ -331,6 +333,6 @@ def _docker(session: Session, port: int, management: int) -> InDocker:
     from testcontainers.community.rabbitmq import RabbitMqContainer
 
     container = RabbitMqContainer(IMAGE, username="guest", password="guest")
-    container.with_env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", TICK)
+    container.with_env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", f"{TICK} {AGAIN}")
     ports = containers.publish(container, [(5672, port), (15672, management)])
     return InDocker(containers.Container(session, ports))

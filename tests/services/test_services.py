@@ -15,11 +15,14 @@ from typing import Any
 
 import pika
 import pika.exceptions
+import psycopg
 import pytest
 
+from tests.services import postgres as postgres_service
 from tests.services import sessions
 from tests.services.opensearch import OpenSearchServer
 from tests.services.postfix import Postfix
+from tests.services.postgres import PostgresServer
 from tests.services.rabbitmq import Broker
 from tests.services.sessions import Process, Session
 from tests.services.smtp_sink import SmtpSink
@@ -149,6 +152,51 @@ class TestOpenSearch:
         opensearch.delete_indices("test-gone*")
         with pytest.raises(urllib.error.HTTPError, match="404"):
             call(opensearch, "GET", "test-gone-1")
+
+
+class TestPostgres:
+    def test_each_test_has_an_empty_database_of_its_own(self, postgres: PostgresServer, postgres_url: str) -> None:
+        other = postgres.fresh_database()
+        postgres.query("CREATE TABLE letters (body text)", postgres_url)
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            postgres.query("SELECT body FROM letters", other)
+        postgres.drop_database(other)
+        with pytest.raises(psycopg.OperationalError, match="does not exist"):
+            postgres.query("SELECT 1", other)
+
+    @pytest.mark.parametrize("end", ["stop", "kill"])
+    def test_what_was_committed_outlives_the_server_though_a_client_hangs_on(
+        self, postgres: PostgresServer, postgres_url: str, end: str
+    ) -> None:
+        postgres.query("CREATE TABLE letters (body text)", postgres_url)
+        with psycopg.connect(postgres_url) as client:
+            client.execute("INSERT INTO letters VALUES ('not committed')")
+            postgres.query("INSERT INTO letters VALUES ('kept')", postgres_url)
+            getattr(postgres, end)()
+            with pytest.raises(psycopg.OperationalError):
+                client.execute("SELECT 1")
+        with pytest.raises(psycopg.OperationalError, match="refused"):
+            postgres.query("SELECT 1")
+        postgres.start()
+        assert postgres.query("SELECT body FROM letters", postgres_url) == [("kept",)]
+
+    def test_the_password_counts(self, postgres: PostgresServer, postgres_url: str) -> None:
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(postgres_url, password="wrong")
+
+    def test_clients_are_cut_off_from_the_servers_side(self, postgres: PostgresServer, postgres_url: str) -> None:
+        with psycopg.connect(postgres_url) as client:
+            postgres.disconnect(postgres_url)
+            with pytest.raises(psycopg.errors.AdminShutdown):
+                client.execute("SELECT 1")
+
+    def test_a_given_server_is_not_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("POSTBOTE_TEST_SERVICES", raising=False)
+        monkeypatch.setenv("POSTBOTE_TEST_POSTGRES_URL", "postgresql://me:secret@db.test/postgres")
+        given = postgres_service.server()
+        assert given.way is Way.URL
+        with pytest.raises(ServiceUnavailable, match="POSTBOTE_TEST_POSTGRES_URL"):
+            given.stop()
 
 
 def trusting(postfix: Postfix) -> ssl.SSLContext:

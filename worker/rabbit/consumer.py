@@ -37,6 +37,10 @@ Handler = Callable[[Incoming], Awaitable[Settlement]]
 # What goes wrong unexpectedly so often is no accident: the event is set aside.
 MAX_SURPRISES = 5
 _SURPRISE_PAUSE_S = 1.0
+# How long an event that must move on is kept in hand while nothing can be published, an alarm, say, and as long again
+# for the confirm: given back, it would be delivered and tried again at once, and parked when that had happened
+# a hundred times. Both together end well before consumer_timeout (30 min).
+_MOVE_ON_PATIENCE_S = 300.0
 # Before an event that could not be published goes back: the broker would deliver it again at once.
 _REFUSAL_PAUSE_S = 1.0
 # Bulk may hold a quarter of what transactional mail may, so that it never fills a worker.
@@ -287,6 +291,7 @@ class Consumer:
                 content_type=incoming.content_type,
                 headers=onward.headers,
                 expiration_ms=onward.expiration_ms,
+                patience_s=_MOVE_ON_PATIENCE_S,
             )
         except (BrokerUnavailable, PublishRefused) as error:
             log.warning("could not move an event on: it goes back", queue=onward.queue, reason=str(error))

@@ -3,12 +3,23 @@
 Of its own, since a resource alarm makes the broker stop reading from connections that publish:
 acknowledgements must not wait behind that. A message counts as published when the broker
 confirmed it and did not return it.
+
+During an alarm nothing is written: what lies in a socket until the alarm is over is neither
+published nor not, and who gives up waiting and publishes it again has it twice. What was written
+before the broker said so is confirmed afterwards.
+
+A channel that is opened after a queue's leader has died and before the next one is known refuses
+(nacks) whatever is published to that queue for as long as it lives (RabbitMQ 3.10.8, for queues that
+reject publishes when full). So after a refusal the connection is made anew; less and less often,
+since a queue that is full refuses, too.
 """
 
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any, Self
 
 import pika
@@ -25,7 +36,12 @@ log = structlog.get_logger(__name__)
 
 MAX_UNCONFIRMED = 1000
 CONFIRM_TIMEOUT_S = 30.0
-LINK_TIMEOUT_S = 5.0  # a reconnect takes less; a caller over HTTP should hear of an absent broker soon
+PATIENCE_S = 5.0  # a reconnect takes less; a caller over HTTP should hear of an absent broker soon
+# After a refusal: what a new leader takes to be known, then longer each time, until nothing was refused for a while.
+_RENEW_S = 0.5
+_MAX_RENEW_S = 30.0
+_CALM_S = 60.0
+_UNDER_WAY_S = 5.0
 
 
 class Publisher:
@@ -38,12 +54,15 @@ class Publisher:
         self._provision = provision
         self._declare = False
         self._link: Link | None = None
-        self._linked = asyncio.Event()
+        self._passable = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._places = asyncio.Semaphore(MAX_UNCONFIRMED)
         self._unconfirmed: dict[int, asyncio.Future[None]] = {}
         self._next_tag = 1
         self._returned: set[str] = set()
+        self._renewing: asyncio.Task[None] | None = None
+        self._renewals = 0
+        self._renewed_at = -_CALM_S
 
     async def start(self, *, declare: bool = False) -> Self:
         """Connect; raise BrokerUnavailable where the first try fails.
@@ -63,17 +82,25 @@ class Publisher:
 
     async def close(self) -> None:
         """Close the connection; what is unconfirmed then raises PublishRefused at its caller."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        tasks = [task for task in (self._keeper, self._renewing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._link is not None:
             await self._link.close()
         self._fail_unconfirmed("the publisher was closed")
 
     @property
     def connected(self) -> bool:
-        """True while a connection is there."""
-        return self._linked.is_set()
+        """True while a connection is there, and the broker takes messages over it."""
+        return self._passable.is_set()
+
+    def missing(self) -> str | None:
+        """Say why nothing can be published now, or None."""
+        if self._passable.is_set():
+            return None
+        alarm = self._link.alarm if self._link is not None else None
+        return f"RabbitMQ blocks publishing: {alarm}" if alarm else "the connection to RabbitMQ is down"
 
     async def publish(
         self,
@@ -84,29 +111,53 @@ class Publisher:
         content_type: str | None,
         headers: Mapping[str, Any],
         expiration_ms: int | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Publish one persistent, mandatory message and return once it is confirmed.
 
-        `expiration_ms`: how long it may lie in its queue. Raises BrokerUnavailable (not sent) or
-        PublishRefused (nacked, returned, or unknown).
+        `expiration_ms`: how long it may lie in its queue. `patience_s`: how long to wait for a connection
+        and for the end of an alarm before it is sent, and, beyond the usual, for the confirm after. Raises
+        BrokerUnavailable (not sent) or PublishRefused (nacked, returned, or unknown).
         """
-        async with self._places:
-            await self._wait_for_link()
-            properties = pika.BasicProperties(
-                content_type=content_type,
-                delivery_mode=2,
-                headers=dict(headers),
-                expiration=None if expiration_ms is None else str(expiration_ms),
-            )
+        properties = pika.BasicProperties(
+            content_type=content_type,
+            delivery_mode=2,
+            headers=dict(headers),
+            expiration=None if expiration_ms is None else str(expiration_ms),
+        )
+        async with self._place(patience_s):
             confirmed, tag = self._send(exchange, routing_key, body, properties)
             try:
-                async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                async with asyncio.timeout(max(patience_s, CONFIRM_TIMEOUT_S)):
                     await confirmed
             except TimeoutError:
-                raise PublishRefused("RabbitMQ did not confirm in time (is an alarm raised?)") from None
+                self._renew_soon()  # without an alarm, a channel that confirms nothing is of no use
+                raise PublishRefused(f"RabbitMQ did not confirm in time{self._because()}") from None
             finally:
                 if self._unconfirmed.get(tag) is confirmed:  # a new channel may have used the tag again
                     del self._unconfirmed[tag]
+
+    @contextlib.asynccontextmanager
+    async def _place(self, patience_s: float) -> AsyncIterator[None]:
+        """Hold one of the places for unconfirmed messages, at a moment when sending is possible.
+
+        Waited for outside of the places: who has little patience must not queue behind those who have much.
+        """
+        until = asyncio.get_running_loop().time() + patience_s
+        while True:
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._passable.wait()
+            except TimeoutError:
+                raise BrokerUnavailable(self.missing() or "the connection to RabbitMQ comes and goes") from None
+            async with self._places:
+                if self._passable.is_set():
+                    yield
+                    return
+
+    def _because(self) -> str:
+        reason = self.missing()
+        return f" ({reason})" if reason else ""
 
     def _send(
         self, exchange: str, routing_key: str, body: bytes, properties: pika.BasicProperties
@@ -130,19 +181,12 @@ class Publisher:
         self._unconfirmed[tag] = confirmed
         return confirmed, tag
 
-    async def _wait_for_link(self) -> None:
-        try:
-            async with asyncio.timeout(LINK_TIMEOUT_S):
-                await self._linked.wait()
-        except TimeoutError:
-            raise BrokerUnavailable("the connection to RabbitMQ is down") from None
-
     async def _keep(self) -> None:
         """Notice the loss of each connection and make the next one."""
         while True:
             if self._link is not None:
                 reason = await asyncio.shield(self._link.lost)
-                self._linked.clear()
+                self._passable.clear()
                 self._fail_unconfirmed(f"the connection was lost before the confirm: {reason}")
                 log.warning("publisher lost RabbitMQ", reason=reason)
             try:
@@ -173,7 +217,38 @@ class Publisher:
             await link.close()
             raise
         self._link = link
-        self._linked.set()
+        link.watch_alarms(partial(self._on_alarm, link))
+        link.lost.add_done_callback(lambda _: self._passable.clear())  # sooner than `_keep` could
+        self._passable.set()
+
+    def _on_alarm(self, link: Link, alarm: str | None) -> None:
+        if alarm is not None:
+            log.warning("RabbitMQ blocks publishing", reason=alarm, unconfirmed=len(self._unconfirmed))
+            self._passable.clear()
+        elif link is self._link and not link.lost.done():
+            log.info("RabbitMQ takes messages again")
+            self._passable.set()
+
+    def _renew_soon(self) -> None:
+        if self._link is not None and (self._renewing is None or self._renewing.done()):
+            self._renewing = asyncio.ensure_future(self._renew(self._link))
+
+    async def _renew(self, link: Link) -> None:
+        """End the link, after what is under way on it; `_keep` makes the next one."""
+        await asyncio.sleep(self._pause_s())
+        if link.lost.done() or link.alarm is not None:
+            return
+        log.warning("RabbitMQ refuses messages: connecting anew", unconfirmed=len(self._unconfirmed))
+        self._passable.clear()
+        if self._unconfirmed:
+            await asyncio.wait(self._unconfirmed.values(), timeout=_UNDER_WAY_S)
+        await link.close()
+
+    def _pause_s(self) -> float:
+        now = time.monotonic()
+        self._renewals = 0 if now - self._renewed_at > _CALM_S else self._renewals + 1
+        self._renewed_at = now
+        return min(_RENEW_S * 2.0**self._renewals, _MAX_RENEW_S)
 
     def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
         self._returned.add(properties.message_id)
@@ -185,6 +260,8 @@ class Publisher:
         tags = list(itertools.takewhile(lambda t: t <= tag, self._unconfirmed)) if multiple else [tag]
         for one in tags:
             self._settle(one, acked=acked)
+        if not acked:
+            self._renew_soon()
 
     def _settle(self, tag: int, *, acked: bool) -> None:
         confirmed = self._unconfirmed.pop(tag, None)

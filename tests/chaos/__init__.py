@@ -1,0 +1,1 @@
+"""Kill things at random while events flow, then count: published, received, recorded. See docs/chaos.md."""

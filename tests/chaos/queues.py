@@ -1,0 +1,61 @@
+"""What lies in the queues: how much while they drain, and which events at the end."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pika
+
+from tests.services.rabbitmq import Broker
+from worker.delivery.ports import Lane, Tier
+from worker.rabbit import topology
+
+_STREAM = "stream"
+AUDIT_OUTBOX_QUEUE = "postbote.audit.outbox"
+
+
+def depths(broker: Broker, amqp_url: str) -> dict[str, int]:
+    """Messages in each queue, ready or being handled; streams, which keep what was read, are left out."""
+    found = broker.queues(amqp_url)
+    return {queue["name"]: int(queue.get("messages", 0)) for queue in found if not _is_stream(queue)}
+
+
+def unsettled(counts: dict[str, int]) -> int:
+    """Messages that a worker is still to take from somewhere: all but the parked ones."""
+    return sum(count for name, count in counts.items() if name != topology.PARKED_QUEUE)
+
+
+def resting(counts: dict[str, int]) -> int:
+    """Messages in the shortest tiers, which soon come back to their lanes."""
+    return sum(counts.get(topology.retry_queue(lane, Tier.TEN_SECONDS), 0) for lane in Lane)
+
+
+def _is_stream(queue: dict[str, Any]) -> bool:
+    return _STREAM in (queue.get("type"), queue.get("arguments", {}).get("x-queue-type"))
+
+
+def take_all(broker: Broker, amqp_url: str) -> tuple[dict[str, frozenset[str]], list[dict[str, Any]]]:
+    """Empty every queue: the ids of the events in each, and the audit records that were waiting in the outbox."""
+    events: dict[str, set[str]] = defaultdict(set)
+    records: list[dict[str, Any]] = []
+    for name, body in _drained(amqp_url, [q["name"] for q in broker.queues(amqp_url) if not _is_stream(q)]):
+        if name == AUDIT_OUTBOX_QUEUE:
+            records += map(json.loads, body.splitlines()[1::2])  # each record follows a line with its id
+        else:
+            events[name].add(str(json.loads(body)["id"]))
+    return {name: frozenset(ids) for name, ids in events.items()}, records
+
+
+def _drained(amqp_url: str, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    try:
+        channel = connection.channel()
+        for name in names:
+            while True:
+                method, _, body = channel.basic_get(name, auto_ack=True)
+                if method is None:
+                    break
+                yield name, body
+    finally:
+        connection.close()
