@@ -152,8 +152,10 @@ class Attempts:
         self._pending = tuple(one.recipient for one in again)
         self._in_doubt_before |= set(self._pending)
         self._writer.doubtful |= set(self._pending)
-        await self._until_settled(policy, sleep)
-        self._waiting += waiting
+        try:
+            await self._until_settled(policy, sleep)
+        finally:  # who waited before goes on waiting, also where the worker stops meanwhile
+            self._waiting += waiting
 
     async def _step(self) -> None:
         """Make one attempt; raise StillPending where some recipients want another."""

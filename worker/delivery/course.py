@@ -97,7 +97,7 @@ class Course:
         self._conditions = conditions
         self._event = event
         self._incoming = incoming
-        self._progress = replace(progress, first_seen=progress.first_seen or writer.stopwatch.received)
+        self._progress = progress._replace(first_seen=progress.first_seen or writer.stopwatch.received)
         self._writer = writer
         self._suspect = incoming.redelivered or progress.suspect
 
@@ -143,11 +143,10 @@ class Course:
 
     def _take_over(self, known: Known) -> None:
         # Once suspect, always suspect: whatever is sent from now on may be a second one.
-        progress = replace(self._progress, pending=known.pending, suspect=self._suspect)
+        progress = self._progress._replace(pending=known.pending, suspect=self._suspect)
         if known.in_doubt:
             detail = "the server may have the mail already, and the event asks to hold it then"
-            progress = replace(
-                progress,
+            progress = progress._replace(
                 held=(*progress.held, *known.in_doubt),
                 held_reason=progress.held_reason or Outcome.IN_DOUBT.value,
                 held_detail=progress.held_detail or detail,
@@ -170,7 +169,7 @@ class Course:
         if seconds <= NEAR_S:
             return None
         rest = rest_towards(seconds)
-        return Later(rest.tier, rest.wait_s, replace(self._progress, suspect=self._suspect).headers())
+        return Later(rest.tier, rest.wait_s, self._progress._replace(suspect=self._suspect).headers())
 
     async def _wait_until_due(self) -> None:
         seconds = self._seconds_to_go()
@@ -287,7 +286,7 @@ class Course:
     async def _park(self, outcome: Outcome, reason: str) -> Settlement:
         await self._record_all(outcome, reason)
         pending = (*self._pending, *self._progress.held)
-        left = replace(self._progress, attempt=self._progress.attempt + 1, pending=pending, held=())
+        left = self._progress._replace(attempt=self._progress.attempt + 1, pending=pending, held=())
         return Park(outcome.value, reason, pending, left.headers())
 
     async def _rest_for_room(self, refusal: Refusal) -> Settlement:
@@ -306,16 +305,16 @@ class Course:
                 return end_of(self._progress)
             case Exhausted():
                 return await self._park(Outcome.EXHAUSTED, reason)
-        progress = replace(self._progress, suspect=self._suspect)
+        progress = self._progress._replace(suspect=self._suspect)
         if progress.resting != outcome.value and not (outcome is Outcome.THROTTLED and progress.hops < CROWDED_HOPS):
             await self._record_all(outcome, reason, next_attempt_at=rest.until(this.now))
-            progress = replace(progress, attempt=progress.attempt + 1, resting=outcome.value)
-        return Later(rest.tier, rest.wait_s, replace(progress, hops=progress.hops + 1).headers())
+            progress = progress._replace(attempt=progress.attempt + 1, resting=outcome.value)
+        return Later(rest.tier, rest.wait_s, progress._replace(hops=progress.hops + 1).headers())
 
     def _rest_as_suspect(self) -> Settlement:
         """Wait for a crashed neighbour's journal, or for the outbox; nothing is known, so nothing is recorded."""
         rest = hop_rest(self._progress.hops, 1.0)
-        progress = replace(self._progress, suspect=True, hops=self._progress.hops + 1)
+        progress = self._progress._replace(suspect=True, hops=self._progress.hops + 1)
         log.info("event was delivered before and nobody knows what came of it: waiting", seconds=rest.wait_s)
         return Later(rest.tier, rest.wait_s, progress.headers())
 

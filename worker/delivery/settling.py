@@ -6,7 +6,7 @@ round, and what the queue is told.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from schemas.audit import Outcome
@@ -65,8 +65,10 @@ class Decision:
 
 def settle(finished: Finished, this: Round) -> Decision:
     """Decide what becomes of an event whose attempts have ended."""
+    if not (finished.waiting or finished.broken or finished.doubtful or finished.held or this.progress.held):
+        return Decision(Ack())  # the usual mail: everybody has an end
     resend, given_up = _doubts(finished, this)
-    tried = replace(this.progress, attempt=finished.attempt, resting="", due=None)
+    tried = this.progress._replace(attempt=finished.attempt, resting="", due=None)
     after = _with_held(tried, finished.held)
     after = _with_held(after, given_up)
     if finished.interrupted:
@@ -84,7 +86,7 @@ def end_of(progress: Progress) -> Settlement:
     if not progress.held:
         return Ack()
     doubtful = tuple(each for each in progress.held if each in progress.doubtful)
-    left = replace(progress, pending=progress.held, doubtful=doubtful)
+    left = progress._replace(pending=progress.held, doubtful=doubtful)
     return Park(progress.held_reason, progress.held_detail, progress.held, left.headers())
 
 
@@ -101,7 +103,7 @@ def _another_round(
     match this.too_late(at):
         case None:
             hops = 0 if charged else after.hops + 1
-            told = replace(after, charged=after.charged + charged, hops=hops)
+            told = after._replace(charged=after.charged + charged, hops=hops)
             ahead = tuple(ToRecord(one, one.verdict.outcome, at) for one in (*waiting, *broken))
             return Decision(_later(rest, _next_round(told, (*waiting, *broken), resend)), (*final, *ahead))
         case Expired():
@@ -154,8 +156,7 @@ def _with_held(progress: Progress, held: Iterable[Judged], outcome: Outcome | No
         reason = (outcome or one.verdict.outcome).value
         detail = f"{one.verdict.rule}: {one.verdict.reason}"
         doubt = (one.recipient,) if one.verdict.outcome is Outcome.IN_DOUBT else ()
-        progress = replace(
-            progress,
+        progress = progress._replace(
             doubtful=(*(each for each in progress.doubtful if each not in doubt), *doubt),
             held=(*progress.held, one.recipient),
             held_reason=progress.held_reason or reason,
@@ -168,7 +169,7 @@ def _next_round(progress: Progress, waiting: tuple[Judged, ...], resend: tuple[J
     pending = tuple(one.recipient for one in (*waiting, *resend))
     known = {*progress.doubtful, *(one.recipient for one in resend)}
     doubtful = tuple(each for each in (*pending, *progress.held) if each in known)
-    return replace(progress, pending=pending, doubtful=doubtful)
+    return progress._replace(pending=pending, doubtful=doubtful)
 
 
 def _later(rest: Rest, progress: Progress) -> Settlement:

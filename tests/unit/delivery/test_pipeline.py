@@ -173,6 +173,14 @@ async def test_the_same_event_again_sends_nothing() -> None:
     assert len(world.mailer.sent) == 1
 
 
+async def test_a_suspect_that_a_later_attempt_refused_is_not_sent_again() -> None:
+    world = World({"a@example.com": [BUSY, UNKNOWN]})
+    first = event("a@example.com")
+    assert await world.handle(first) == Ack()
+    assert await world.handle(again(first, Return(), redelivered=True)) == Ack()
+    assert len(world.mailer.sent) == 2
+
+
 async def test_a_copy_that_comes_while_the_first_is_in_flight_shares_its_end() -> None:
     world = World()
     world.mailer.gate = asyncio.Event()
@@ -333,6 +341,22 @@ async def test_stopping_returns_what_waits_for_a_retry_with_its_progress() -> No
     assert read_progress(settlement.headers, ["a@example.com"]).attempt == 1
     assert world.audit.outcomes() == [("a@example.com", "deferred", 1)]
     assert await World().handle(again(event("a@example.com"), settlement)) == Ack()
+
+
+async def test_stopping_also_returns_who_waited_already_when_a_doubt_was_sent_again(monkeypatch) -> None:
+    world = World({"a@example.com": [BUSY] * 9, "b@example.com": [LOST_AFTER, *[BUSY] * 9]})
+    write = MemoryAudit.write
+
+    async def stop_once_b_is_deferred(audit, records) -> None:
+        await write(audit, records)
+        if ("b@example.com", "deferred") in [(record.recipient, record.outcome.value) for record in records]:
+            world.pipeline.stop()
+
+    monkeypatch.setattr(MemoryAudit, "write", stop_once_b_is_deferred)
+    settlement = await world.handle(event("a@example.com", "b@example.com"))
+    assert isinstance(settlement, Return)
+    everybody = ("a@example.com", "b@example.com")
+    assert sorted(read_progress(settlement.headers, everybody).pending) == list(everybody)
 
 
 async def test_stopping_begins_nothing_new() -> None:
