@@ -4,8 +4,8 @@ Part of the composition root (see ``app``). The store's library is loaded only w
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from worker.delivery.ports import ConfigSource
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from worker.store.configs import ConfigStore
 
 Check = Callable[[], str | None]
+Gauges = Mapping[str, tuple[str, Callable[[], float | None]]]
+"""By metric name: what it says, and how it is read (None: not known now)."""
 
 
 def secret_box(settings: Settings) -> SecretBox:
@@ -46,6 +48,7 @@ class Configs:
     source: ConfigSource
     missing: Check
     ready: Callable[[], Coroutine[Any, Any, None]]
+    gauges: Gauges = field(default_factory=dict)
 
 
 @contextlib.asynccontextmanager
@@ -80,7 +83,19 @@ async def _configs_of_topic(settings: Settings) -> AsyncIterator[Configs]:
     provision = Provision(settings.topology)
     box = secret_box(settings)
     async with open_config_topic(settings.amqp_url, box.open, name=name, provision=provision) as topic:
-        yield Configs(topic, topic.missing, topic.caught_up)
+        gauges: Gauges = {
+            "postbote_config_topic_connected": ("1 while changes arrive", lambda: topic.status.connected),
+            "postbote_config_topic_records": ("SMTP records in memory", lambda: topic.status.records),
+            "postbote_config_topic_skipped": (
+                "Messages or changes that could not be read",
+                lambda: topic.status.skipped,
+            ),
+            "postbote_config_topic_lag_seconds": (
+                "How old the last change was when it came",
+                lambda: topic.status.lag_s,
+            ),
+        }
+        yield Configs(topic, topic.missing, topic.caught_up, gauges)
 
 
 async def _nothing_to_wait_for() -> None:

@@ -7,7 +7,7 @@ import asyncio
 
 import structlog
 
-from worker.configs import Configs
+from worker.configs import Configs, Gauges
 from worker.delivery.admission import Admission
 from worker.delivery.lines import Lines
 from worker.delivery.pipeline import Pipeline, PipelinePorts
@@ -16,7 +16,7 @@ from worker.delivery.schedule import Limits
 from worker.settings import Settings
 from worker.smtp.egress import EgressGuard
 from worker.smtp.pool import SmtpPool
-from worker.workshop import Gauges, Workshop, before
+from worker.workshop import Workshop, before
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,8 @@ class Delivery:
     @property
     def gauges(self) -> Gauges:
         """What there is to measure."""
-        return {**self._work.gauges, "postbote_in_flight_events": ("Events in hand", lambda: self._pipeline.in_flight)}
+        here: Gauges = {"postbote_in_flight_events": ("Events in hand", lambda: self._pipeline.in_flight)}
+        return {**self._work.gauges, **self._configs.gauges, **here}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume and deliver until `stop`; then let transactions end, within the grace."""

@@ -15,6 +15,7 @@ import structlog
 
 from worker.audit.opensearch import OpenSearchAudit
 from worker.audit.outbox import DurableAudit
+from worker.configs import Check, Gauges
 from worker.delivery.breakers import Breakers, Change
 from worker.delivery.ports import AuditLookup, AuditSink, Incoming, Settlement
 from worker.delivery.trail import Trail
@@ -31,8 +32,6 @@ log = structlog.get_logger(__name__)
 
 Handler = Callable[[Incoming], Awaitable[Settlement]]
 Consume = Callable[[Handler, asyncio.Event], Awaitable[None]]
-Check = Callable[[], str | None]
-Gauges = Mapping[str, tuple[str, Callable[[], float | None]]]
 
 
 def _tell_nobody(_: Change) -> None:
