@@ -188,6 +188,20 @@ async def test_the_topic_is_told_of_one_scope_alone(store):
     assert {change.scope for change in await store.changes(CONTROLLER)} == {CONTROLLER}
 
 
+async def test_a_reader_sees_one_state_though_another_one_writes_meanwhile(store, url):
+    neighbour = ConfigStore(url, SecretBox([KEY]))
+    names = text("SELECT display_name FROM smtp_configs")
+    await store.put(record(ACME, "deleted meanwhile"))
+    async with store.database.reading() as connection:
+        before = (await connection.execute(names)).scalars().all()
+        await neighbour.delete(ACME, "deleted meanwhile")
+        await neighbour.put(record(ACME, "made meanwhile"))
+        assert (await connection.execute(names)).scalars().all() == before == ["deleted meanwhile"]
+    await neighbour.close()
+    assert [summary.name for summary in await store.summaries()] == ["made meanwhile"]
+    assert (await store.put(record(ACME, "made meanwhile"))).version == 2
+
+
 async def test_text_of_every_script_and_length_comes_back(store):
     name = "Nachtschicht – 夜勤 🌙"
     pem = "-----BEGIN CERTIFICATE-----\n" + "x" * 200_000
