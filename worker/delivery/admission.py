@@ -14,7 +14,7 @@ shortest rest can bring back in time.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import random
 from typing import Self
@@ -23,22 +23,22 @@ from schemas.smtp_config import Scope
 from worker.delivery.ports import Lane, Tier
 
 SHORT_HOPS = 6
-# Of one slow tenant 20,000 events may wait: pulled and put back every ten seconds they would keep a core busy.
+# The first rests for a cap are not recorded: a flood would be a flood of records.
 CROWDED_HOPS = 2
-# So many turned away of late, or what takes its server so long, need not be back after ten seconds.
-_FLOOD = 200
-_FLOOD_S = 10.0
 # What is under way lasts a little longer than the shortest rest, so that no server idles while mail rests.
 _HELD_S = 15.0
 _FEWEST = 4
 _UNKNOWN = 50  # as long as nothing has ended, nobody knows how fast a server is
 _SMOOTHING_S = 5.0
 # Who has just begun is no slow one yet: a connection, TLS, a login and a first mail take a moment.
-# So long, as many may stand in line as the cap has places that nobody has earned yet.
-GRACE_S = 2.0
+GRACE_S = 1.0
 LONGEST_LINE_S = 1.0
 # How often a line is looked at whether it moves.
 LOOK_S = 0.25
+# A server may have become faster by then, so nobody rests longer, however many were turned away before.
+LONGEST_REST_S = 60.0
+_SHORTEST_REST_S = 0.5
+_SLOWEST = 1 / LONGEST_REST_S
 
 Provider = tuple[str, int]
 """Host and port, as the record writes them."""
@@ -55,19 +55,11 @@ class Cap(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No room now; `which` cap was reached, that of `key`.
-
-    `flood`: so many were turned away of late that none of them will find room within the shortest rest.
-    """
+    """No room now; `which` cap was reached, that of `key`. `rest_s`: when there will be room (see `turned_away`)."""
 
     which: Cap
     key: Key
-    flood: bool = False
-
-    @property
-    def short_hops(self) -> int:
-        """How many of the rests in a row are to be short ones."""
-        return 0 if self.flood else CROWDED_HOPS
+    rest_s: float = LONGEST_REST_S
 
 
 @dataclass(slots=True)
@@ -82,10 +74,6 @@ class _Pace:
         self.value = self.value * math.exp((self.at - now) / _SMOOTHING_S) + 1 / _SMOOTHING_S
         self.at = now
 
-    def lately(self, now: float) -> float:
-        """About how many there were in the last seconds."""
-        return self.value * math.exp((self.at - now) / _SMOOTHING_S) * _SMOOTHING_S
-
     def per_second(self, now: float) -> float:
         known_for = max(now - self.began, LOOK_S)
         return self.value * math.exp((self.at - now) / _SMOOTHING_S) / (1 - math.exp(-known_for / _SMOOTHING_S))
@@ -93,10 +81,13 @@ class _Pace:
 
 @dataclass(slots=True)
 class _Count:
-    """What is under way of one tenant or provider; `all` includes `bulk`."""
+    """What is under way of one tenant or provider; `all` includes `bulk`.
+
+    `spoken_for`: until when its server is busy with what is under way and what was turned away before.
+    """
 
     pace: _Pace
-    turned_away: _Pace
+    spoken_for: float = 0.0
     all: int = 0
     bulk: int = 0
 
@@ -121,7 +112,7 @@ class _Bound:
     def enter(self, key: Key, now: float, *, bulk: bool) -> None:
         count = self._counts.get(key)
         if count is None:
-            count = self._counts[key] = _Count(_Pace(now, now), _Pace(now, now))
+            count = self._counts[key] = _Count(_Pace(now, now))
         count.all += 1
         count.bulk += bulk
 
@@ -133,27 +124,20 @@ class _Bound:
         if count.all == 0:
             del self._counts[key]
 
-    def refusal(self, key: Key, now: float) -> Refusal:
-        return Refusal(self.which, key, flood=self._is_flooded(key, now))
-
-    def turn_away(self, key: Key, now: float) -> None:
-        count = self._counts.get(key)
-        if count is not None:
-            count.turned_away.ended(now)
-
-    def _is_flooded(self, key: Key, now: float) -> bool:
+    def rest_s(self, key: Key, now: float) -> float:
+        """Give the next place in time: one after the other, as fast as the server is."""
         count = self._counts.get(key)
         if count is None:
-            return False
-        waiting = count.turned_away.lately(now)
-        return waiting > max(_FLOOD, count.pace.per_second(now) * _FLOOD_S)
+            return _SHORTEST_REST_S
+        pace = count.pace.per_second(now) if count.pace.value else float(_UNKNOWN)
+        busy = max(count.spoken_for, now + count.all / max(pace, _SLOWEST))
+        count.spoken_for = min(busy + 1 / max(pace, _SLOWEST), now + LONGEST_REST_S)
+        return max(_SHORTEST_REST_S, count.spoken_for - now)
 
     def line_room(self, key: Key, now: float) -> float:
         count = self._counts.get(key)
-        if count is None:
+        if count is None or now - count.pace.began < GRACE_S:
             return math.inf
-        if count.pace.value == 0.0 and now - count.pace.began < GRACE_S:
-            return max(_UNKNOWN, self._cap - count.all)
         return count.pace.per_second(now) * LONGEST_LINE_S
 
     def under_way(self, key: Key) -> int:
@@ -216,19 +200,22 @@ class Admission:
         now = self._clock()
         if self._tenants.has_room(scope, now, bulk=lane is Lane.BULK):
             return None
-        return self._tenants.refusal(scope, now) if self._tenants.line_room(scope, now) < 1 else None
+        return Refusal(Cap.TENANT, scope) if self._tenants.line_room(scope, now) < 1 else None
 
-    def turned_away(self, refusal: Refusal) -> None:
-        """Count an event that rests for this refusal."""
-        self._bound(refusal.which).turn_away(refusal.key, self._clock())
+    def turned_away(self, refusal: Refusal) -> Refusal:
+        """Say how long an event is to rest: until those before it will have been served.
+
+        So a backlog comes back as fast as its server takes it, each event about once, however long it is.
+        """
+        return replace(refusal, rest_s=self._bound(refusal.which).rest_s(refusal.key, self._clock()))
 
     def try_enter(self, scope: Scope, provider: Provider, lane: Lane) -> Ticket | Refusal:
         """Admit an event of `scope` to `provider`, or say which cap is reached; the tenant's is looked at first."""
         bulk, now = lane is Lane.BULK, self._clock()
         if not self._tenants.has_room(scope, now, bulk=bulk):
-            return self._tenants.refusal(scope, now)
+            return Refusal(Cap.TENANT, scope)
         if not self._providers.has_room(provider, now, bulk=bulk):
-            return self._providers.refusal(provider, now)
+            return Refusal(Cap.PROVIDER, provider)
         self._tenants.enter(scope, now, bulk=bulk)
         self._providers.enter(provider, now, bulk=bulk)
         return Ticket(self, scope, provider, bulk=bulk)
@@ -256,11 +243,11 @@ class Admission:
             self.on_leave(scope, provider)
 
 
-def hop_tier(hops: int, draw: Callable[[], float] = random, *, short: int = SHORT_HOPS) -> tuple[Tier, float]:
+def hop_tier(hops: int, draw: Callable[[], float] = random) -> tuple[Tier, float]:
     """Return where an event rests that has rested `hops` times in a row before, and for how many seconds.
 
-    Ten seconds' tier for the first `short` times (5 to 10 s), later the minute's (30 to 60 s). `draw`
-    gives numbers of [0, 1): what was turned away together must not come back together.
+    Ten seconds' tier at first (5 to 10 s), later the minute's (30 to 60 s). `draw` gives numbers of
+    [0, 1): what was turned away together must not come back together.
     """
-    tier = Tier.TEN_SECONDS if hops < short else Tier.ONE_MINUTE
+    tier = Tier.TEN_SECONDS if hops < SHORT_HOPS else Tier.ONE_MINUTE
     return tier, tier.seconds * (1 + draw()) / 2

@@ -18,7 +18,7 @@ from tenacity.wait import wait_exponential_jitter
 from schemas.audit import Outcome
 from schemas.event import EmailEvent
 from schemas.smtp_config import Scope, SmtpConfig
-from worker.delivery.admission import CROWDED_HOPS, SHORT_HOPS, Admission, Refusal
+from worker.delivery.admission import CROWDED_HOPS, Admission, Refusal
 from worker.delivery.attempts import Attempts, Judged, Outlets
 from worker.delivery.breakers import BreakerKey, Breakers, Change, Probe, Waits
 from worker.delivery.large import off_loop_if_large
@@ -41,7 +41,7 @@ from worker.delivery.progress import Progress
 from worker.delivery.records import RecordWriter
 from worker.delivery.resolution import Resolved, Unresolved, resolve
 from worker.delivery.retry import Interrupted, RetryPolicy
-from worker.delivery.schedule import NEAR_S, Exhausted, Expired, hop_rest, rest_towards
+from worker.delivery.schedule import NEAR_S, Exhausted, Expired, Rest, crowd_rest, hop_rest, rest_towards
 from worker.delivery.settling import Decision, Round, end_of, settle
 from worker.errors import AuditUnavailable, RenderError, SecretKeyMissing, SecretUnreadable, StoreUnavailable
 from worker.message import ConfigFaultReason, Rendered, Sender, choose_sender, render
@@ -220,7 +220,8 @@ class Course:
         match self._ports.breakers.check(key, time.time()):
             case Waits(_, reason):
                 told = f"the SMTP record does not work ({reason}): waiting for its next trial, or for another version"
-                return await self._rest(Outcome.CONFIG_FAULT, told)
+                rest = hop_rest(self._progress.hops, self._conditions.jitter())
+                return await self._rest(Outcome.CONFIG_FAULT, told, rest)
             case Probe(change):
                 self._ports.share(change)
                 try:
@@ -291,14 +292,14 @@ class Course:
 
     async def _rest_for_room(self, refusal: Refusal) -> Settlement:
         reason = f"as many mails of this {refusal.which.value} are under way as its server keeps up with"
-        return await self._rest(Outcome.THROTTLED, reason, short=refusal.short_hops)
+        return await self._rest(Outcome.THROTTLED, reason, crowd_rest(refusal.rest_s, self._conditions.jitter()))
 
-    async def _rest(self, outcome: Outcome, reason: str, short: int = SHORT_HOPS) -> Settlement:
+    async def _rest(self, outcome: Outcome, reason: str, rest: Rest) -> Settlement:
         """Rest uncharged; recorded where the rest before was not one of this kind.
 
         The first rests for a cap are seconds and need no record: a flood of them would be a flood of records.
         """
-        this, rest = self._round(), hop_rest(self._progress.hops, self._conditions.jitter(), short=short)
+        this = self._round()
         match this.too_late(rest.until(this.now)):
             case Expired():
                 await self._record_all(Outcome.EXPIRED, "expires_at would have passed before the next try")

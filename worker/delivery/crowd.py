@@ -16,7 +16,7 @@ from worker.delivery.admission import CROWDED_HOPS
 from worker.delivery.lines import Lines
 from worker.delivery.ports import Incoming, Later
 from worker.delivery.progress import FIRST_SEEN, HOPS, PREFIX, RESTING, SUSPECT
-from worker.delivery.schedule import hop_rest
+from worker.delivery.schedule import crowd_rest
 
 # Beyond this a look costs as much as it saves.
 _LARGE_BYTES = 64 * 1024
@@ -33,7 +33,7 @@ def turn_away(incoming: Incoming, lines: Lines, jitter: Callable[[], float]) -> 
     refusal = None if scope is None else lines.refuse_early(scope, incoming.lane)
     if refusal is None:
         return None
-    rest = hop_rest(hops, jitter(), short=refusal.short_hops)
+    rest = crowd_rest(refusal.rest_s, jitter())
     own = {name: value for name, value in incoming.headers.items() if name.startswith(PREFIX)}
     seen = {FIRST_SEEN: own.get(FIRST_SEEN) or datetime.now(UTC).isoformat(), HOPS: hops + 1}
     suspect = {SUSPECT: 1} if incoming.redelivered else {}

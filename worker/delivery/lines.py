@@ -70,9 +70,8 @@ class Lines:
         return sum(map(len, self._lines.values()))
 
     def _remembered(self, refusal: Refusal) -> Refusal:
-        self._admission.turned_away(refusal)
         self._crowded_until = asyncio.get_running_loop().time() + _CROWDED_S
-        return refusal
+        return self._admission.turned_away(refusal)
 
     def _stand(self, refusal: Refusal, waiting: _Waiting) -> None:
         place = (refusal.key, waiting.lane)

@@ -8,7 +8,7 @@ tier's own limit, since something before it may ask for more. Everything here is
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from worker.delivery.admission import SHORT_HOPS, hop_tier
+from worker.delivery.admission import hop_tier
 from worker.delivery.ports import Lane, Tier
 
 # After the retries in process: a minute, five, thirty, then every two hours until the lane's limit.
@@ -65,15 +65,20 @@ def charged_rest(charged: int, jitter: float) -> Rest:
     return Rest(tier, tier.seconds * (_SHORTEST + (1 - _SHORTEST) * jitter))
 
 
-def hop_rest(hops: int, jitter: float, *, short: int = SHORT_HOPS) -> Rest:
+def hop_rest(hops: int, jitter: float) -> Rest:
     """The rest of a mail that did nothing wrong; see `admission.hop_tier`."""
-    return Rest(*hop_tier(hops, lambda: jitter, short=short))
+    return Rest(*hop_tier(hops, lambda: jitter))
+
+
+def crowd_rest(seconds: float, jitter: float) -> Rest:
+    """The rest of a mail that was turned away for so many seconds: a little less, so that no server waits for it."""
+    return rest_of(seconds * (_SHORTEST + (1 - _SHORTEST) * jitter))
 
 
 def rest_of(seconds: float) -> Rest:
     """A rest of at least so many seconds, in the tier that is just long enough."""
     tier = next((each for each in Tier if each.seconds >= seconds), Tier.TWO_HOURS)
-    return Rest(tier, min(max(seconds, 1.0), tier.seconds))
+    return Rest(tier, min(seconds, tier.seconds))
 
 
 def rest_towards(seconds: float) -> Rest:

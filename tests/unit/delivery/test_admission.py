@@ -6,7 +6,7 @@ import random
 import pytest
 
 from schemas.smtp_config import Scope
-from worker.delivery.admission import CROWDED_HOPS, GRACE_S, SHORT_HOPS, Admission, Cap, Refusal, Ticket, hop_tier
+from worker.delivery.admission import GRACE_S, LONGEST_REST_S, SHORT_HOPS, Admission, Cap, Refusal, Ticket, hop_tier
 from worker.delivery.ports import Lane, Tier
 
 A, B, C = Scope("a"), Scope("b"), Scope("c", "dev")
@@ -119,7 +119,7 @@ def test_a_line_that_moves_is_not_refused_early() -> None:
     clock = Clock()
     admission = Admission(20, 100, clock)
     held = fill(admission, A, SLOW, NOW)
-    for each in held[:10]:
+    for each in held[:11]:
         clock.now += 0.1
         each.leave()
     fill(admission, A, SLOW, NOW)
@@ -214,7 +214,8 @@ def simulate(slow_events: int, fast_every_s: float, *, until_s: float) -> tuple[
         if isinstance(found, Refusal):
             rests += 1
             heapq.heappush(
-                queue, (now + hop_tier(hops, rng.random, short=CROWDED_HOPS)[1], next(numbers), who, hops + 1)
+                queue,
+                (now + admission.turned_away(found).rest_s * rng.uniform(0.8, 1), next(numbers), who, hops + 1),
             )
         else:
             heapq.heappush(ends, (now + (5.0 if who == "a" else 0.05), next(numbers), found))
@@ -229,11 +230,33 @@ def test_twenty_thousand_events_of_a_slow_tenant_keep_no_event_of_another_waitin
     assert max(waits) == 0.0
     # The slow one has nearly all that its cap lets it have; what came at once is not back before half a minute.
     assert delivered >= 0.8 * 20 * 120 / 5
-    # Two of 7.5 s and then one each 45 s; at ten seconds for ever it were 320,000 in these two minutes.
-    assert rests <= 20_000 * (CROWDED_HOPS + 3)
+    # About one each minute, and some more while nobody knew how slow it is; at ten seconds it were 320,000.
+    assert rests <= 20_000 * 4
 
 
 def test_without_caps_the_other_tenant_would_wait_which_is_what_the_simulation_has_to_show(monkeypatch) -> None:
     monkeypatch.setattr("worker.delivery.admission._Bound.has_room", lambda *_, **__: True)
     waits, _, _ = simulate(2_000, 0.2, until_s=1_000)
     assert max(waits, default=1e9) > 1.0
+
+
+def test_a_backlog_comes_back_as_fast_as_its_server_takes_it() -> None:
+    clock = Clock()
+    admission = Admission(1000, 1000, clock)
+    admission.try_enter(A, SLOW, NOW)
+    ends_a_second(admission, clock, A, 20, 10)
+    refused = Refusal(Cap.TENANT, A)
+    rests = [admission.turned_away(refused).rest_s for _ in range(300)]
+    assert rests == sorted(rests)
+    assert rests[-1] - rests[99] == pytest.approx(200 / 20, rel=0.2)
+    assert max(admission.turned_away(refused).rest_s for _ in range(5000)) == pytest.approx(LONGEST_REST_S)
+
+
+def test_of_a_server_that_has_ended_nothing_a_backlog_is_spread_over_a_minute() -> None:
+    clock = Clock()
+    admission = Admission(4, 100, clock)
+    fill(admission, A, SLOW, NOW)
+    rests = [admission.turned_away(Refusal(Cap.TENANT, A)).rest_s for _ in range(4000)]
+    assert rests[0] < 1.0
+    assert rests[1000] == pytest.approx(1000 / 50, rel=0.1)
+    assert rests[-1] == pytest.approx(LONGEST_REST_S)

@@ -37,7 +37,8 @@ async def test_an_event_of_the_crowd_rests_with_what_it_brought_along() -> None:
     come = {"x-postbote-attempt": 2, "x-postbote-pending": ["a@example.com"], "cloudEvents:id": "1"}
     found = turn_away(Incoming(OF_A, headers=come, redelivered=True), crowded(), lambda: 1.0)
     assert isinstance(found, Later)
-    assert (found.tier, found.wait_s) == (Tier.TEN_SECONDS, 10.0)
+    assert found.tier is Tier.TEN_SECONDS
+    assert found.wait_s < 1.0, "the first of them is soon back"
     assert found.headers.pop("x-postbote-first-seen")
     assert found.headers == {
         "x-postbote-attempt": 2,
@@ -50,9 +51,9 @@ async def test_an_event_of_the_crowd_rests_with_what_it_brought_along() -> None:
 @pytest.mark.parametrize(
     ("name", "hops", "resting", "tier"),
     [
-        ("the first rests are short", 1, "", Tier.TEN_SECONDS),
+        ("the first times it goes by a look", 1, "", Tier.TEN_SECONDS),
         ("then it goes the whole way, to be recorded", 2, "", None),
-        ("and is turned away again", 3, "throttled", Tier.ONE_MINUTE),
+        ("and is turned away again", 3, "throttled", Tier.TEN_SECONDS),
         ("but not for ever: it may have expired", 20, "throttled", None),
         ("what rests for another reason goes the whole way", 3, "config_fault", None),
     ],
