@@ -13,7 +13,9 @@ import typer
 
 from worker import __version__
 from worker.cli_audit import audit_app
+from worker.cli_check import check_record
 from worker.cli_config import config_app
+from worker.cli_explain import explain_scope
 from worker.cli_parked import parked_app
 from worker.cli_secrets import secrets_app
 from worker.cli_topology import topology_app
@@ -28,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 db_app = typer.Typer(help="The database of SMTP records.", no_args_is_help=True)
+config_app.command("check")(check_record)
+config_app.command("explain")(explain_scope)
 app.add_typer(config_app, name="config")
 app.add_typer(audit_app, name="audit")
 app.add_typer(parked_app, name="parked")

@@ -54,8 +54,13 @@ def choose_sender(event: EmailEvent, config: SmtpConfig) -> Sender | ConfigFault
     return replace(chosen, dkim=DkimKey(config.dkim_domain or "", config.dkim_selector or "", key))
 
 
+def default_from(config: SmtpConfig) -> str | None:
+    """Return the From of mail whose event brings none that the record admits, or None where it names none."""
+    return config.from_address or _as_address(config.username)
+
+
 def _choose(event: EmailEvent, config: SmtpConfig) -> Sender | ConfigFaultReason:
-    default = config.from_address or _as_address(config.username)
+    default = default_from(config)
     asked = event.data.from_
     if asked is not None and _admits(config.allowed_from, default, asked.email):
         return _sender(asked, event, config)

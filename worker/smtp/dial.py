@@ -9,7 +9,7 @@ mechanism only: trying them all would spend several logins on one wrong password
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import cast
@@ -48,11 +48,18 @@ class Dialled:
 
 
 async def dial(
-    config: SmtpConfig, ehlo_name: str, guard: EgressGuard = _TRUSTED_ONLY, resolve: Resolver = look_up
+    config: SmtpConfig,
+    ehlo_name: str,
+    guard: EgressGuard = _TRUSTED_ONLY,
+    resolve: Resolver = look_up,
+    make_client: Callable[..., aiosmtplib.SMTP] = aiosmtplib.SMTP,
 ) -> Dialled:
-    """Connect as `config` says; raise DialFailed, with everything closed, where that fails."""
+    """Connect as `config` says; raise DialFailed, with everything closed, where that fails.
+
+    `make_client` lets the staged check (see `probe`) watch the same steps from inside.
+    """
     began = time.perf_counter()
-    client = aiosmtplib.SMTP(
+    client = make_client(
         hostname=_name(config),
         port=config.port,
         local_hostname=ehlo_name,
@@ -84,7 +91,7 @@ async def _greet(client: aiosmtplib.SMTP, config: SmtpConfig, guard: EgressGuard
     sock = await open_socket(config, guard, resolve)
     try:
         phase = Phase.TLS if config.tls is TlsMode.SSL else Phase.GREETING
-        async with _stage(phase):
+        async with _stage(phase, replied=Phase.GREETING):  # whatever replies has its TLS already
             if config.tls is TlsMode.SSL:
                 await client.connect(
                     sock=sock, hostname=_name(config), port=None, use_tls=True, tls_context=await tls_context(config)
@@ -175,12 +182,12 @@ def _authenticate(
 
 
 @asynccontextmanager
-async def _stage(phase: Phase) -> AsyncIterator[None]:
-    """Translate whatever a stage raises into the answer that stands for it."""
+async def _stage(phase: Phase, replied: Phase | None = None) -> AsyncIterator[None]:
+    """Translate whatever a stage raises into the answer that stands for it; a reply may be `replied` later."""
     try:
         yield
     except aiosmtplib.SMTPResponseException as error:
-        raise DialFailed(Answer(phase, SmtpReply(error.code, error.message))) from None
+        raise DialFailed(Answer(replied or phase, SmtpReply(error.code, error.message))) from None
     except (aiosmtplib.SMTPException, OSError, ValueError) as error:
         raise DialFailed(Answer(phase, fault=_fault(error), detail=_detail(error))) from None
 
@@ -206,7 +213,7 @@ def _detail(error: BaseException) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return cause.verify_message
     if isinstance(cause, ssl.SSLError):
-        return cause.reason or ""
+        return cause.reason or str(cause)  # a ca_bundle that cannot be read comes without a reason
     return ""
 
 

@@ -6,6 +6,7 @@ cannot lead anywhere else. TLS verifies by name all the same: see `dial`.
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -75,7 +76,7 @@ async def _connect_first(addresses: Sequence[AddressInfo], timeout_s: float) -> 
             return await _connect(socket.socket(family, kind, protocol), address, timeout_s)
         except OSError as error:  # TimeoutError is one of them
             fault = Fault.TIMEOUT if isinstance(error, TimeoutError) else Fault.UNREACHABLE
-            detail = error.strerror or ""
+            detail = os.strerror(error.errno) if error.errno else ""  # the loop's own words name the address
     raise DialFailed(Answer(Phase.CONNECT, fault=fault, detail=detail))
 
 

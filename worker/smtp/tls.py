@@ -19,6 +19,11 @@ async def tls_context(config: SmtpConfig) -> ssl.SSLContext:
     return await asyncio.to_thread(_build, config.ca_bundle, config.verify_tls)
 
 
+async def own_tls_context(config: SmtpConfig) -> ssl.SSLContext:
+    """Return the same, shared with nobody: its caller may watch what it does."""
+    return await asyncio.to_thread(_build.__wrapped__, config.ca_bundle, config.verify_tls)
+
+
 @lru_cache(maxsize=256)
 def _build(ca_bundle: str | None, verify: bool) -> ssl.SSLContext:  # noqa: FBT001 # a cache key, called once above
     context = ssl.create_default_context(cadata=ca_bundle)

@@ -88,7 +88,10 @@ def test_an_unsaved_record_is_checked_and_each_stage_is_a_line(server, ca_file) 
     lines = result.stdout.splitlines()
     assert lines[0] == f"record 'not stored' of controller: 127.0.0.1:{server.port} (ssl)"
     stages = [line.split()[:2] for line in lines[1:-1] if not line.startswith(" ")]
-    assert stages == [["ok", name] for name in "dns egress tcp tls banner ehlo auth mail rcpt rset quit".split()]
+    assert stages == [
+        ["ok", name]
+        for name in ["dns", "egress", "tcp", "tls", "banner", "ehlo", "auth", "mail", "rcpt", "rset", "quit"]
+    ]
     assert "PLAIN: 235 in" in result.stdout
     assert "verified" in result.stdout
     assert "certificate for 127.0.0.1; issued by" in result.stdout

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import ssl
 
 import pytest
 import trustme
@@ -11,10 +12,13 @@ from pydantic import SecretStr
 from schemas.smtp_config import TlsMode
 from tests.unit.smtp.scripted_server import CLOSE, OFFER, SILENCE, ScriptedServer
 from tests.unit.smtp_probe.conftest import Authority
+from worker.delivery.outcome import decide
 from worker.delivery.ports import Phase
+from worker.smtp.dial import DialFailed, dial
 from worker.smtp.egress import EgressGuard
 from worker.smtp.probe import Limits, check
 from worker.smtp.probe_stages import Audience, StageName, StageResult, plan
+from worker.smtp.tls import tls_context
 
 PASSWORD = "geheim-42-nie"
 LOGIN = {"username": "ann@from.test", "password": SecretStr(PASSWORD)}
@@ -219,24 +223,15 @@ async def test_a_certificate_that_is_refused_is_shown_with_the_reason(
     assert not [c for c in said(server) if c.startswith("AUTH")]
 
 
-async def test_a_self_signed_certificate_is_named_as_one(authority) -> None:
-    ca = trustme.CA()
-    context = authority.server()
-    context.load_cert_chain(*_self_signed(ca))
+async def test_a_self_signed_certificate_is_named_as_one(authority, tmp_path) -> None:
+    ca, context = trustme.CA(), authority.server()
+    (tmp_path / "cert").write_bytes(ca.cert_pem.bytes())
+    (tmp_path / "key").write_bytes(ca.private_key_pem.bytes())
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
     async with ScriptedServer(offer=STARTTLS, context=context, tls_at_once=True) as server:
         report = await probe(server.config(tls=TlsMode.SSL, **LOGIN))
     assert report.failed is not None
     assert (report.failed.name, report.failed.hint.name) == ("tls", "certificate-self-signed")
-
-
-def _self_signed(ca):
-    import tempfile
-    from pathlib import Path
-
-    folder = Path(tempfile.mkdtemp())
-    (folder / "cert").write_bytes(ca.cert_pem.bytes())
-    (folder / "key").write_bytes(ca.private_key_pem.bytes())
-    return folder / "cert", folder / "key"
 
 
 async def test_an_unverified_certificate_passes_and_says_so() -> None:
@@ -265,6 +260,32 @@ async def test_a_refusal_in_place_of_the_banner_is_not_blamed_on_tls(authority) 
     assert report.failed is not None
     assert (report.failed.name, report.failed.rule, report.failed.code) == ("banner", "no-service", 554)
     assert results(report)["tls"] == "ok"
+
+
+@pytest.mark.parametrize("audience", list(Audience))
+@pytest.mark.parametrize("mode", [TlsMode.SSL, TlsMode.STARTTLS])
+async def test_a_ca_bundle_that_is_none_is_a_failure_of_tls(authority, mode, audience) -> None:
+    async with ScriptedServer(offer=STARTTLS, context=authority.server(), tls_at_once=mode is TlsMode.SSL) as server:
+        report = await probe(server.config(tls=mode, ca_bundle="no PEM at all"), audience=audience)
+    assert report.failed is not None
+    assert (report.failed.name, report.failed.hint.name) == ("tls", "ca-bundle-unreadable")
+    assert str(report.stages[0].result) == "ok"
+
+
+async def test_for_mail_too_a_refusal_in_place_of_the_banner_is_one_of_the_greeting(authority) -> None:
+    script = failing("", "554 No SMTP service here")
+    async with ScriptedServer(script, context=authority.server(), tls_at_once=True) as server:
+        with pytest.raises(DialFailed) as failed:
+            await dial(server.config(tls=TlsMode.SSL, ca_bundle=authority.bundle), "client.test")
+    assert decide(failed.value.answer).rule == "no-service"  # and not: STARTTLS refused, never to be tried again
+
+
+async def test_an_address_that_refuses_is_not_named_to_who_may_not_know_it() -> None:
+    server = ScriptedServer()
+    server.port = 1
+    with pytest.raises(DialFailed) as failed:
+        await dial(server.config(), "client.test")
+    assert failed.value.answer.detail == "Connection refused"
 
 
 async def test_tls_at_once_to_a_port_in_clear_and_the_reverse_are_told_apart(authority) -> None:
@@ -389,3 +410,29 @@ def test_the_phases_of_the_stages_are_those_of_the_rules() -> None:
 
     assert set(_PHASES) == set(StageName)
     assert not set(_PHASES.values()) & {Phase.DATA, Phase.BODY, Phase.FINAL}
+
+
+async def test_the_context_that_mail_goes_by_is_not_the_one_that_is_watched(authority) -> None:
+    async with starttls_server(authority) as server:
+        config = server.config(tls=TlsMode.STARTTLS, ca_bundle=authority.bundle, **LOGIN)
+        assert (await probe(config)).ok
+    shared = await tls_context(config)
+    assert shared.sslobject_class is ssl.SSLObject
+    assert await tls_context(config) is shared
+
+
+def test_on_uvloop_the_handshake_is_seen_just_as_well(authority) -> None:
+    import uvloop
+
+    async def both():
+        async with starttls_server(authority) as server:
+            login = {"tls": TlsMode.STARTTLS, **LOGIN}
+            return await probe(server.config(ca_bundle=authority.bundle, **login)), await probe(server.config(**login))
+
+    well, refused = uvloop.run(both())
+    assert well.ok
+    assert refused.failed is not None
+    assert (refused.failed.name, refused.failed.hint.name) == ("tls", "certificate-of-unknown-ca")
+    for report in (well, refused):
+        tls = next(stage for stage in report.stages if stage.name == "tls")
+        assert tls.facts["chain"][0]["names"] == ["127.0.0.1"]
