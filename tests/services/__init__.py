@@ -1,8 +1,8 @@
-"""Real RabbitMQ, OpenSearch and Postfix for the tests.
+"""Real RabbitMQ, OpenSearch, PostgreSQL and Postfix for the tests.
 
 Each server is reached by the first way that is open:
 
-1. an address in the environment (`POSTBOTE_TEST_AMQP_URL`, `POSTBOTE_TEST_OPENSEARCH_URL`),
+1. an address in the environment (`POSTBOTE_TEST_AMQP_URL`, `POSTBOTE_TEST_OPENSEARCH_URL`, `POSTBOTE_TEST_POSTGRES_URL`),
 2. Docker, through testcontainers,
 3. native processes of our own, from Debian's packages and from Maven Central.
 

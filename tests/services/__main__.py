@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.services import opensearch, postfix_hosts, rabbitmq, sessions
+from tests.services import opensearch, postfix_hosts, postgres, rabbitmq, sessions
 from tests.services.postfix import Postfix
 from tests.services.sessions import Session
 from tests.services.ways import Offer, ServiceUnavailable
@@ -48,15 +48,24 @@ def up_postfix(session: Session) -> Exports:
     }
 
 
+def up_postgres(session: Session) -> Exports:
+    """Start PostgreSQL."""
+    server = postgres.server(session)
+    server.start()
+    return {postgres.OFFER.url_variable or "": server.url}
+
+
 STARTS: dict[str, Callable[[Session], Exports]] = {
     "rabbitmq": up_rabbitmq,
     "opensearch": up_opensearch,
     "postfix": up_postfix,
+    "postgres": up_postgres,
 }
 OFFERS: dict[str, Offer] = {
     "rabbitmq": rabbitmq.OFFER,
     "opensearch": opensearch.OFFER,
     "postfix": postfix_hosts.OFFER,
+    "postgres": postgres.OFFER,
 }
 
 

@@ -87,14 +87,24 @@ def postgres() -> PostgresServer:
     return server
 
 
+@pytest.fixture(scope="session")
+def _spare_databases(postgres: PostgresServer) -> Iterator[list[str]]:
+    """Empty databases that nobody uses now; deleted at the end, as the server may be somebody else's."""
+    spare: list[str] = []
+    yield spare
+    for url in spare:
+        postgres.drop_database(url)
+
+
 @pytest.fixture
-def postgres_url(postgres: PostgresServer) -> Iterator[str]:
-    """An empty database of the test's own."""
+def postgres_url(postgres: PostgresServer, _spare_databases: list[str]) -> Iterator[str]:
+    """An empty database that no other test uses meanwhile."""
     _recover(postgres)
-    url = postgres.fresh_database()
+    url = _spare_databases.pop() if _spare_databases else postgres.fresh_database()
     yield url
     _recover(postgres)
-    postgres.drop_database(url)
+    postgres.empty_database(url)
+    _spare_databases.append(url)
 
 
 def _recover(server: PostgresServer) -> None:

@@ -1,5 +1,6 @@
 """The servers that the other tests stand on do what is said of them."""
 
+import contextlib
 import json
 import os
 import smtplib
@@ -163,6 +164,16 @@ class TestPostgres:
         postgres.drop_database(other)
         with pytest.raises(psycopg.OperationalError, match="does not exist"):
             postgres.query("SELECT 1", other)
+
+    def test_an_emptied_database_is_as_good_as_new_though_a_client_holds_a_lock_in_it(
+        self, postgres: PostgresServer, postgres_url: str
+    ) -> None:
+        postgres.query("CREATE TABLE letters (body text)", postgres_url)
+        with contextlib.closing(psycopg.connect(postgres_url)) as left_behind:
+            left_behind.execute("LOCK TABLE letters")
+            postgres.empty_database(postgres_url)
+        assert postgres.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", postgres_url) == []
+        postgres.query("CREATE TABLE letters (body text)", postgres_url)
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
     def test_what_was_committed_outlives_the_server_though_a_client_hangs_on(

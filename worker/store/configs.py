@@ -32,6 +32,8 @@ from worker.store.rows import (
 from worker.store.secrets import SecretBox
 from worker.store.statements import delete_record, in_scope, lock_scope, next_version, write_record
 
+LOOKUP_PATIENCE_S = 10.0  # mail waits for this answer, and goes on with an older one where there is none
+
 
 class ConfigStore:
     """The stored SMTP records; fulfils `worker.delivery.ports.ConfigSource`.
@@ -115,7 +117,7 @@ class ConfigStore:
         one outranks, or of an org whose feature is off, is left out instead: it must not hold up
         mail that never needed it.
         """
-        async with self.database.reading() as connection:
+        async with self.database.reading(LOOKUP_PATIENCE_S) as connection:
             found = await connection.execute(_defaults(scope))
             rows = {scope_of(row): row for row in found.mappings()}
             enabled = scope.level is ScopeLevel.ORG and await _org_enabled(connection, scope)

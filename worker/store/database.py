@@ -4,6 +4,7 @@ SQLite by file (in WAL mode, one writer at a time) or PostgreSQL. Whatever the d
 leaves here as `StoreUnavailable`, in one line and without the address's password.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -30,6 +31,10 @@ _FORMS = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 _BUSY_TIMEOUT_S = 10.0  # how long SQLite waits for another process's write, which takes milliseconds
 _CONNECT_TIMEOUT_S = 10
 _UPGRADE_PATIENCE_S = 60.0  # another process may be moving a large table
+# A server that is frozen, or behind a link that swallows everything, would be waited for until TCP gives up, which
+# may be never. psycopg takes up to 10 s more, in which it asks the server to cancel.
+PATIENCE_S = 60.0
+_ONE_STATE = "REPEATABLE READ"  # by default, each statement on PostgreSQL sees what was committed before it
 _BEGIN = "postbote_begin"
 
 
@@ -62,17 +67,23 @@ class Store:
         return f"{self._url.host or 'local'}/{self._url.database or ''}"
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that sees one state of the database; raises StoreUnavailable."""
+    async def reading(self, patience_s: float = PATIENCE_S) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees one state of the database.
+
+        Raises StoreUnavailable, also where a server has not answered all of it within `patience_s` seconds.
+        """
         with self._translated():
-            async with self._engine.connect() as connection, connection.begin():
-                yield connection
+            async with self._within(patience_s), self._engine.connect() as connection:
+                if not self.is_sqlite:
+                    await connection.execution_options(isolation_level=_ONE_STATE)
+                async with connection.begin():
+                    yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that writes, committed on leaving; raises StoreUnavailable."""
         with self._translated():
-            async with self._engine.connect() as connection:
+            async with self._within(PATIENCE_S), self._engine.connect() as connection:
                 # SQLite: take the write lock at once. A read that turns into a write cannot wait
                 # for another writer, because its snapshot would be out of date by then.
                 await connection.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
@@ -131,10 +142,17 @@ class Store:
             msg = f"cannot create the database {path}: {error.strerror}"
             raise StoreUnavailable(msg) from error
 
+    def _within(self, seconds: float) -> asyncio.Timeout:
+        # A file has no server that could keep silent, and waits for locks by a limit of its own.
+        return asyncio.timeout(None if self.is_sqlite else seconds)
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except TimeoutError as error:
+            msg = f"the store of SMTP records at {self.location} cannot be used: it does not answer"
+            raise StoreUnavailable(msg) from error
         except (DBAPIError, PoolTimeout) as error:
             msg = f"the store of SMTP records at {self.location} cannot be used: {_reason(error)}"
             raise StoreUnavailable(msg) from error

@@ -135,6 +135,20 @@ def test_processes_that_upgrade_one_database_at_once_all_succeed(url):
     assert asyncio.run(version()) == [schema.revisions()[-1]]
 
 
+async def test_an_upgrade_waits_for_one_that_is_under_way_and_then_has_nothing_to_do(fresh, url):
+    neighbour = Store(url)
+    if fresh.is_sqlite:
+        fresh._create_private_file()
+    async with fresh.writing() as connection:
+        await connection.run_sync(schema.upgrade)
+        second = asyncio.create_task(neighbour.upgrade())
+        done, _ = await asyncio.wait({second}, timeout=0.5)
+        assert not done
+    await second
+    await neighbour.check_schema()
+    await neighbour.close()
+
+
 def test_writers_in_several_processes_number_one_records_versions_without_gap_or_double(url):
     asyncio.run(Store(url).upgrade())
     printed = at_once(WRITE_WHEN_TOLD, url, "20", processes=3)
@@ -157,6 +171,18 @@ async def test_puts_and_deletes_of_one_scope_at_once_leave_one_default_and_risin
     assert [summary.is_default for summary in found] == [True] + [False] * (len(found) - 1)
     again = {name: (await store.put(record(ACME, name))).version for name in "abcd"}
     assert again == {"a": 4, "b": 4, "c": 4, "d": 3}
+
+
+async def test_first_records_at_once_in_a_scope_that_was_emptied_leave_one_default(store, url):
+    neighbour = ConfigStore(url, SecretBox([KEY]))
+    await store.put(record(ACME))
+    await store.delete(ACME, "default")
+    both = (store, neighbour)
+    # Connections that stand already: else the first writer is done before the others have logged in.
+    await asyncio.gather(*(chosen.summaries() for _ in range(4) for chosen in both))
+    await asyncio.gather(*(chosen.put(record(ACME, f"{n}")) for n, chosen in enumerate(both * 4)))
+    await neighbour.close()
+    assert [summary.is_default for summary in await store.summaries(ACME)] == [True] + [False] * 7
 
 
 async def test_the_topic_is_told_of_records_deletes_and_features_with_secrets_sealed(store):

@@ -181,6 +181,31 @@ def test_secrets_without_any_key_are_an_error_and_no_secrets_are_none(url):
     assert "POSTBOTE_SECRET_KEYS is empty" in str(done.exception)
 
 
+def test_a_password_that_is_changed_during_a_rotation_is_not_put_back(url, monkeypatch):
+    names = [f"record {number:02}" for number in range(40)]
+    save(url, OLD, *(with_password(ACME, name) for name in names))
+    changed = with_password(ACME, names[-1], password="changed meanwhile")
+
+    async def change_the_last_while_the_first_is_sealed():
+        rotating, neighbour = (ConfigStore(url, SecretBox([NEW, OLD])) for _ in range(2))
+        puts, reseal = [], SecretBox.reseal
+
+        def first_start_the_put(box, token):
+            if not puts:
+                puts.append(asyncio.create_task(neighbour.put(changed)))
+            return reseal(box, token)
+
+        monkeypatch.setattr(SecretBox, "reseal", first_start_the_put)
+        assert await rotating.reseal() == 40
+        await asyncio.gather(*puts)
+        await rotating.close()
+        await neighbour.close()
+
+    asyncio.run(change_the_last_while_the_first_is_sealed())
+    passwords = {found.display_name: found.password.get_secret_value() for found in opened(url, NEW)}
+    assert passwords == dict.fromkeys(names, PASSWORD) | {names[-1]: "changed meanwhile"}
+
+
 def test_records_that_are_saved_and_read_during_rotations_stay_readable_with_the_keys_side_by_side(url):
     save(url, OLD, *(with_password(ACME, name) for name in "abc"))
 
