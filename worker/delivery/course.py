@@ -314,7 +314,10 @@ class Course:
 
     def _rest_as_suspect(self) -> Settlement:
         """Wait for a crashed neighbour's journal, or for the outbox; nothing is known, so nothing is recorded."""
-        rest = hop_rest(self._progress.hops, 1.0)
+        # Copies of one event, as a crash between confirm and acknowledgement leaves them, must not come back in step:
+        # each would find nothing of the other. The first rest is long enough for a worker to start.
+        jitter = self._conditions.jitter()
+        rest = hop_rest(self._progress.hops, jitter if self._progress.hops else 0.6 + 0.4 * jitter)
         progress = self._progress._replace(suspect=True, hops=self._progress.hops + 1)
         log.info("event was delivered before and nobody knows what came of it: waiting", seconds=rest.wait_s)
         return Later(rest.tier, rest.wait_s, progress.headers())

@@ -76,7 +76,7 @@ async def test_of_many_only_the_contested_ones_get_a_further_record():
 @pytest.mark.parametrize(
     "failure",
     [AWAY, SILENT, {"took": 1}, {"docs": []}, lambda _doc: {"error": {"type": "no_shard_available"}}],
-    ids=str,
+    ids=["refused", "silent", "without documents", "too few documents", "no shard"],
 )
 async def test_a_comparison_without_an_answer_is_made_again(failure):
     transport = holding(THEIRS, steps=[None, failure])

@@ -71,7 +71,7 @@ async def test_more_than_five_hundred_ids_take_several_requests():
         {"docs": [1]},
         lambda _doc: {"error": {"type": "no_shard_available_action_exception"}},
     ],
-    ids=str,
+    ids=["refused", "silent", "404", "429", "503", "without documents", "too few", "no document", "no shard"],
 )
 async def test_a_lookup_without_an_answer_is_asked_again_and_never_means_no(failure):
     lookup = lookup_over(holding(RECORD, steps=[failure, failure]))
