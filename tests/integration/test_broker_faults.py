@@ -184,13 +184,14 @@ async def test_a_delivery_that_is_acked_twice_costs_the_link_and_neither_event_n
 ) -> None:
     with links_of("consumer", monkeypatch) as links:
         async with local_worker(amqp_url) as worker:
-            acknowledge = links[0].channel.basic_ack
+            acks = worker.consumer._acks
+            acknowledge = acks._basic_ack
 
-            def twice(tag: int) -> None:
-                acknowledge(tag)
-                acknowledge(tag)
+            def twice(tag: int, **how: Any) -> None:
+                acknowledge(tag, **how)
+                acknowledge(tag, **how)
 
-            monkeypatch.setattr(links[0].channel, "basic_ack", twice)
+            monkeypatch.setattr(acks, "_basic_ack", twice)
             for n in range(20):
                 await submit(worker.publisher, mail(f"{n}@x.test"))
             await until(lambda: len(worker.accepted()) == 20 and len(links) == 2 and not worker.consumer._tasks)

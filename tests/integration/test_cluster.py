@@ -30,7 +30,7 @@ from worker.testing import FakeMailer, MemoryAudit
 LANE = topology.lane_queue(Lane.TRANSACTIONAL)
 TEN_SECONDS = topology.retry_queue(Lane.TRANSACTIONAL, Tier.TEN_SECONDS)
 EVENTS, RESTING = 1000, 50
-AT_ONCE = 50
+AT_ONCE = 10
 LONGEST_SILENCE_S = 20.0
 
 
@@ -109,7 +109,7 @@ async def test_the_leader_is_killed_under_load_and_two_workers_lose_nothing_and_
         assert await asyncio.to_thread(whole.leader_of, LANE) is whole.members[0]
         await let_rest(upstream, resting)
         publishing = asyncio.ensure_future(submit_all(upstream, recipients))
-        await until(lambda: len(at_leader.accepted()) > EVENTS // 5)
+        await until(lambda: len(at_leader.accepted()) > EVENTS // 20)
         assert not publishing.done(), "the leader is to be killed under load"
         await asyncio.to_thread(whole.members[0].kill)
         killed = time.monotonic()
