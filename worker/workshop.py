@@ -17,6 +17,7 @@ from worker.audit.opensearch import OpenSearchAudit
 from worker.audit.outbox import DurableAudit
 from worker.configs import Check, Gauges
 from worker.delivery.breakers import Breakers, Change
+from worker.delivery.course import tell_nobody
 from worker.delivery.ports import AuditLookup, AuditSink, Incoming, Settlement
 from worker.delivery.trail import Trail
 from worker.journal.journal import Journal
@@ -34,10 +35,6 @@ Handler = Callable[[Incoming], Awaitable[Settlement]]
 Consume = Callable[[Handler, asyncio.Event], Awaitable[None]]
 
 
-def _tell_nobody(_: Change) -> None:
-    """One replica alone has nobody to tell."""
-
-
 @dataclass(frozen=True, slots=True)
 class Workshop:
     """What the delivery of one process works with; `consume` returns once it has stopped and settled."""
@@ -46,7 +43,7 @@ class Workshop:
     lookup: AuditLookup
     consume: Consume
     breakers: Breakers = field(default_factory=Breakers)
-    share: Callable[[Change], None] = _tell_nobody
+    share: Callable[[Change], None] = tell_nobody
     checks: Mapping[str, Check] = field(default_factory=dict)
     gauges: Gauges = field(default_factory=dict)
 

@@ -53,7 +53,7 @@ _STORE_PATIENCE_S = 600.0
 _UNBOUNDED = 1_000_000
 
 
-def _tell_nobody(_: Change) -> None:
+def tell_nobody(_: Change) -> None:
     """One replica alone has nobody to tell."""
 
 
@@ -67,7 +67,7 @@ class PipelinePorts:
     lookup: AuditLookup
     breakers: Breakers = field(default_factory=Breakers)
     lines: Lines = field(default_factory=lambda: Lines(Admission(_UNBOUNDED, _UNBOUNDED)))
-    share: Callable[[Change], None] = _tell_nobody
+    share: Callable[[Change], None] = tell_nobody
 
 
 @dataclass(frozen=True, slots=True)
