@@ -17,7 +17,7 @@ test: $(VENV)/.dev ## Run every test against real servers (brought up by the tes
 	$(PYTEST) --ignore=tests/docker
 
 unit: $(VENV)/.dev ## The quick loop: no server, under 30 s
-	$(PYTEST) tests/unit -q -n auto
+	$(PYTEST) tests/unit -q -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal
 
 test-docker: $(VENV)/.dev ## The testcontainers fixtures and docker compose (needs a Docker engine)
 	$(PYTEST) tests/docker -v
