@@ -2,7 +2,7 @@
 
 The queue is answered only after the audit holds what happened. An event that is in this process
 already (the connection to the broker was lost, say, and it came again) is never begun twice: the
-second copy waits for the first one's end and shares it.
+second copy waits for the first one's end and shares it (see `copies`).
 """
 
 import asyncio
