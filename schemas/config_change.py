@@ -14,7 +14,8 @@ store remembers, too, so that one which was lost is made good. A ``marker`` is a
 was published before it stands before it.
 
 JSON in UTF-8. An unknown field is an error: a misspelt one would silently change nothing. A password
-travels sealed (a Fernet token, ``secret``) or not at all, and a key that signs as ``dkim_secret`` likewise.
+travels sealed (a Fernet token, ``secret``), as a reference to the worker's own host, or not at all; a key
+that signs sealed or not at all (``dkim_secret``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from pydantic import (
 )
 
 from schemas.address import Address
-from schemas.smtp_config import DomainName, Host, Scope, SmtpConfig, TlsMode
+from schemas.smtp_config import CONTROLLER, DomainName, Host, Scope, SmtpConfig, TlsMode
 from schemas.text import Identifier, RequiredText, TenantName
 
 MAX_CHANGES = 100
@@ -43,6 +44,11 @@ MAX_BATCH_BYTES = 1 << 20
 
 SealedSecret = Annotated[str, StringConstraints(pattern=r"^gAAAA[A-Za-z0-9_-]{90,}={0,2}$", max_length=20_000)]
 """A Fernet token; anything else might be a password in clear."""
+
+SecretReference = Annotated[
+    str, StringConstraints(pattern=r"^(?:env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$", max_length=4096)
+]
+"""Where a worker finds a secret on its own host: an environment variable, or a file by its absolute path."""
 
 Version = Annotated[int, Field(ge=1)]
 
@@ -98,16 +104,23 @@ class PublishedConfig(_OfScope):
 
 
 class Put(_Strict):
-    """A whole record. `order` ranks the records of a scope: the lowest one that lives is its default."""
+    """A whole record. `order` ranks the records of a scope: the lowest one that lives is its default.
+
+    `fallback`: it sends while those before it rest. The controller's `secret` may be a reference.
+    """
 
     kind: Literal["put"] = "put"
     config: PublishedConfig
-    secret: SealedSecret | None = None
+    secret: SealedSecret | SecretReference | None = None
     dkim_secret: SealedSecret | None = None
     order: Annotated[int, Field(ge=0)]
+    fallback: bool = False
 
     @model_validator(mode="after")
     def _check_record(self) -> Self:
+        if self.secret is not None and is_reference(self.secret) and self.config.scope != CONTROLLER:
+            msg = "secret: only the controller's record may refer to the worker's environment and files"
+            raise ValueError(msg)
         # The stand-ins never leave this line: they are what says that there is a secret.
         self.config.opened(*(None if sealed is None else "sealed" for sealed in (self.secret, self.dkim_secret)))
         return self
@@ -126,6 +139,11 @@ class Put(_Strict):
     def version(self) -> int:
         """The record's version."""
         return self.config.version
+
+
+def is_reference(secret: str) -> bool:
+    """Whether a stored secret is a reference, and no sealed one."""
+    return secret.startswith(("env:", "file:"))
 
 
 class Delete(_OfScope):

@@ -31,6 +31,7 @@ SYNONYMS = {
     "ES_USER_NAME": "POSTBOTE_OPENSEARCH_USER",
     "ES_PASSWORD": "POSTBOTE_OPENSEARCH_PASSWORD",
     "ELASTIC_SEARCH_FQDN": "POSTBOTE_OPENSEARCH_URL",
+    "ACCOUNT_CREATION_STRATEGY": "POSTBOTE_ACCOUNT_CREATION_STRATEGY",
     **{
         f"FW_EVENT_SMTP_SERVER_{name}": f"POSTBOTE_CONTROLLER_{ours}"
         for name, ours in (
@@ -59,16 +60,14 @@ def _split_list(value: object) -> object:
     return value
 
 
-def _loopback(value: str) -> str:
-    # Without authentication, whoever reaches the port can publish and read: loopback only.
+def _ip_address(value: str) -> str:
+    if value == "localhost":
+        return "127.0.0.1"
     try:
-        local = value == "localhost" or ip_address(value).is_loopback
+        return str(ip_address(value))
     except ValueError:
-        local = False
-    if not local:
-        msg = "the API has no authentication yet and binds loopback addresses only: use 127.0.0.1"
-        raise ValueError(msg)
-    return value
+        msg = "expected an IP address to listen on, such as 127.0.0.1 or 0.0.0.0"
+        raise ValueError(msg) from None
 
 
 def _port_ranges(value: object) -> object:
@@ -190,8 +189,17 @@ class Settings(BaseSettings):
     )
 
     # HTTP
-    http_host: Annotated[str, AfterValidator(_loopback)] = Field("127.0.0.1", description="Address of the HTTP API")
+    http_host: Annotated[str, AfterValidator(_ip_address)] = Field(
+        "127.0.0.1", description="Address of the HTTP API; off loopback put TLS in front: cookies are Secure there"
+    )
     http_port: int = Field(8025, ge=0, le=65535, description="Port of the HTTP API; 0 picks a free one")
+    public_url: Annotated[str, _url_of("http", "https")] | None = Field(
+        None, description="Where users reach the API, for the links in mails; http://HOST:PORT by default"
+    )
+    session_h: float = Field(12.0, gt=0, le=720, description="Hours after which a session's cookie ends")
+    account_creation_strategy: Literal["VERIFY", "AUTO"] = Field(
+        "VERIFY", description="VERIFY: an organization's first admin sets a password by a mailed link; AUTO: give one"
+    )
 
     # The process
     worker_id: str = Field(

@@ -20,7 +20,7 @@ RAFAY = {
     ("environment", "expected"),
     [
         ({"POSTBOTE_HTTP_PORT": "zehn"}, "POSTBOTE_HTTP_PORT: "),
-        ({"POSTBOTE_HTTP_HOST": "0.0.0.0"}, "POSTBOTE_HTTP_HOST: the API has no authentication yet"),
+        ({"POSTBOTE_HTTP_HOST": "everywhere"}, "POSTBOTE_HTTP_HOST: expected an IP address"),
         ({"POSTBOTE_AMQP_URL": "http://x"}, "POSTBOTE_AMQP_URL: expected a URL that begins with amqp://"),
         ({"ELASTIC_SEARCH_FQDN": "ftp://x"}, "ELASTIC_SEARCH_FQDN: expected a URL"),
         (

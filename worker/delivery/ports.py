@@ -237,10 +237,14 @@ class AuditLookup(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ScopedConfigs:
-    """What is stored for a scope's lineage: records by scope, and whether org records count."""
+    """What is stored for a scope's lineage: default records by scope, and whether org records count.
+
+    `fallbacks`: by scope, what sends while the default rests, in its order.
+    """
 
     records: Mapping[Scope, SmtpConfig]
     org_enabled: bool = False
+    fallbacks: Mapping[Scope, tuple[SmtpConfig, ...]] = field(default_factory=dict)
 
 
 class ConfigSource(Protocol):

@@ -10,7 +10,7 @@ MODULES = sorted(p for package in ("worker", "schemas", "tools") for p in (ROOT 
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 45
 
-CORE = ("worker.delivery", "worker.message")
+CORE = ("worker.delivery", "worker.message", "worker.control")
 LIBRARIES_OF_THE_EDGES = ("pika", "aiosmtplib", "opensearchpy", "sqlalchemy", "fastapi", "aiosmtpd", "uvicorn")
 ADAPTERS = (
     "worker.rabbit",

@@ -2,6 +2,7 @@
 
 from alembic import context
 
+import worker.store.models_people  # noqa: F401 # its tables join the same metadata
 from worker.store.models import metadata
 
 context.configure(
