@@ -19,6 +19,9 @@ DEFAULT_LIMIT = 10
 # OpenSearch's max_result_window: further back one narrows the time instead of turning pages.
 MAX_DEPTH = 10_000
 _MAX_VALUE_CHARS = 512
+_MAX_SHOWN_CHARS = 100  # of a name that is no filter's
+PREFIX = "filter."
+"""How the documented parameters begin."""
 
 _MATH = re.compile(r"now((?:[+-]\d{1,6}[smhdwMy])*)(?:/([smhdwMy]))?\Z", re.ASCII)
 _STEP = re.compile(r"([+-]\d+)([smhdwMy])", re.ASCII)
@@ -48,6 +51,8 @@ class AuditQuery:
 
     `time_from` and `time_to` bound the record's ``@timestamp``, both included, in whole
     milliseconds. `recipient` matches whatever its case; every other filter matches exactly.
+    `config` is the name of the SMTP record that was used. `config_scope`, its scope as `Scope` spells it,
+    and `outcomes`, any of which will do, are for questions that Postbote asks by itself.
     """
 
     time_from: datetime | None = None
@@ -62,6 +67,9 @@ class AuditQuery:
     recipient: str | None = None
     event_id: str | None = None
     event_source: str | None = None
+    config: str | None = None
+    config_scope: str | None = None
+    outcomes: tuple[Outcome, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +83,30 @@ class AuditPage:
     took_ms: int
 
 
-def parse_audit_query(params: Sequence[tuple[str, str]], now: datetime) -> AuditQuery:
+def parse_audit_query(params: Sequence[tuple[str, str]], now: datetime, *, prefix: str = PREFIX) -> AuditQuery:
     """Read a query string's pairs; `now` (aware) is what relative times count from.
 
-    An empty pair is passed over: the documented spelling begins with ``?&``. Raises
-    AuditQueryError, with the parameter's name, for a filter that is unknown, repeated or wrong.
+    `prefix` is how each parameter begins. An empty pair is passed over: the documented spelling begins
+    with ``?&``. Raises AuditQueryError, with the parameter's name, for a filter that is unknown, repeated
+    or wrong.
     """
     given: dict[str, str] = {}
     for name, value in params:
         if not name and not value:
             continue
-        if name not in _READERS:
-            raise AuditQueryError(name, f"is not a known filter; known: {', '.join(_READERS)}")
-        if name in given:
+        own = name.removeprefix(prefix)
+        if own not in _READERS or name != f"{prefix}{own}":
+            known = ", ".join(f"{prefix}{each}" for each in _READERS)
+            raise AuditQueryError(name[:_MAX_SHOWN_CHARS], f"is not a known filter; known: {known}")
+        if own in given:
             raise AuditQueryError(name, "is given more than once")
-        given[name] = value
-    query = AuditQuery(**_read(given, now))
-    _check_together(query)
+        given[own] = value
+    query = AuditQuery(**_read(given, now, prefix))
+    _check_together(query, prefix)
     return query
 
 
-def _read(given: Mapping[str, str], now: datetime) -> dict[str, Any]:
+def _read(given: Mapping[str, str], now: datetime, prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in given.items():
         field, reader = _READERS[name]
@@ -103,16 +114,16 @@ def _read(given: Mapping[str, str], now: datetime) -> dict[str, Any]:
             found[field] = reader(value, now)
         except (ValueError, OverflowError) as error:
             reason = _TIME_FORMS if isinstance(error, OverflowError) else str(error)
-            raise AuditQueryError(name, reason) from None
+            raise AuditQueryError(f"{prefix}{name}", reason) from None
     return found
 
 
-def _check_together(query: AuditQuery) -> None:
+def _check_together(query: AuditQuery, prefix: str) -> None:
     if query.offset + query.limit > MAX_DEPTH:
         msg = f"offset and limit reach beyond record {MAX_DEPTH}: narrow the time or add a filter"
-        raise AuditQueryError("filter.offset", msg)
+        raise AuditQueryError(f"{prefix}offset", msg)
     if query.time_from and query.time_to and query.time_from > query.time_to:
-        raise AuditQueryError("filter.timefrom", "is later than filter.timeto")
+        raise AuditQueryError(f"{prefix}timefrom", f"is later than {prefix}timeto")
 
 
 def _text(value: str, _now: datetime) -> str:
@@ -222,16 +233,17 @@ def _start_of(moment: datetime, unit: str) -> datetime:
 
 
 _READERS: dict[str, tuple[str, Callable[[str, datetime], Any]]] = {
-    "filter.timefrom": ("time_from", _first),
-    "filter.timeto": ("time_to", _last),
-    "filter.offset": ("offset", _between(0, MAX_DEPTH - 1)),
-    "filter.limit": ("limit", _between(1, MAX_LIMIT)),
-    "filter.category": ("category", _text),
-    "filter.type": ("type", _text),
-    "filter.outcome": ("outcome", _outcome),
-    "filter.partner": ("partner", _text),
-    "filter.org": ("org", _text),
-    "filter.recipient": ("recipient", _text),
-    "filter.eventid": ("event_id", _text),
-    "filter.source": ("event_source", _text),
+    "timefrom": ("time_from", _first),
+    "timeto": ("time_to", _last),
+    "offset": ("offset", _between(0, MAX_DEPTH - 1)),
+    "limit": ("limit", _between(1, MAX_LIMIT)),
+    "category": ("category", _text),
+    "type": ("type", _text),
+    "outcome": ("outcome", _outcome),
+    "partner": ("partner", _text),
+    "org": ("org", _text),
+    "recipient": ("recipient", _text),
+    "eventid": ("event_id", _text),
+    "source": ("event_source", _text),
+    "config": ("config", _text),
 }

@@ -13,13 +13,17 @@ import yaml
 from pydantic import TypeAdapter
 
 from schemas.audit import AuditRecord
+from schemas.audit_change import ChangeRecord
 from schemas.config_change import ConfigMessage
 from schemas.event import KINDS, Envelope
 from schemas.smtp_config import SmtpConfig
 from worker import __version__
 from worker.api.audit_log import audit_router
+from worker.api.auth import Gate
 from worker.api.events import events_router
 from worker.api.health import health_router
+from worker.api.metrics import metrics_router
+from worker.api.ops_audit_log import ops_audit_router
 from worker.api.server import make_application
 from worker.audit.index_template import index_template
 from worker.delivery.ports import Lane
@@ -55,6 +59,7 @@ def _models() -> dict[str, Any]:
         "smtp-config": SmtpConfig,
         "config-topic-message": ConfigMessage,
         "audit-record": AuditRecord,
+        "audit-change-record": ChangeRecord,
         **dict(sorted(KINDS.items())),
     }
 
@@ -67,7 +72,15 @@ def _schema(model: Any) -> dict[str, Any]:
 def _openapi() -> dict[str, Any]:
     # The endpoints describe themselves; nothing behind them is called.
     nothing: Any = None
-    return make_application([health_router({}), events_router(nothing), audit_router(nothing)]).openapi()
+    gate = Gate(nothing)
+    routers = [
+        health_router({}),
+        metrics_router({}, gate),
+        events_router(nothing, gate),
+        audit_router(nothing, gate),
+        ops_audit_router(nothing, gate),
+    ]
+    return make_application(routers).openapi()
 
 
 def _asyncapi() -> dict[str, Any]:

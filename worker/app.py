@@ -26,6 +26,8 @@ from worker.settings import Settings
 if TYPE_CHECKING:  # a worker without an API does without FastAPI, too
     from fastapi import FastAPI
 
+    from worker.reception import Reception
+
 __all__ = [
     "EmbeddedApp",
     "embedded_app",
@@ -50,15 +52,24 @@ async def serve(settings: Settings, *, worker: bool, api: bool, embedded: bool) 
             # First of all, so that a secret that cannot be read ends the start before anything is taken.
             configs = await stack.enter_async_context(open_configs(settings)) if worker else None
             backend = await stack.enter_async_context(_backend(settings, embedded=embedded, worker=worker, api=api))
+            reception = await _reception(settings, backend, stack) if api else None
             delivery = Delivery(settings, backend.work, configs) if backend.work and configs else None
             checks = dict(backend.checks) if configs is None else {**backend.checks, "configs": configs.missing}
-            application = _application(backend, checks, delivery, api=api)
+            application = _application(checks, delivery, reception)
             await stack.enter_async_context(serving(application, settings.http_host, settings.http_port))
             settle_collector()
             if delivery is not None:
                 await delivery.run(stop)
             else:
                 await stop.wait()
+
+
+async def _reception(settings: Settings, backend: Backend, stack: contextlib.AsyncExitStack) -> "Reception | None":
+    if backend.front is None:
+        return None
+    from worker.reception import open_reception
+
+    return await stack.enter_async_context(open_reception(settings, backend.front))
 
 
 @contextlib.asynccontextmanager
@@ -72,17 +83,14 @@ async def _backend(settings: Settings, *, embedded: bool, worker: bool, api: boo
 
 
 def _application(
-    backend: Backend, checks: Mapping[str, Check], delivery: Delivery | None, *, api: bool
+    checks: Mapping[str, Check], delivery: Delivery | None, reception: "Reception | None"
 ) -> "Application | FastAPI":
-    gauges = None if delivery is None else delivery.gauges
-    if not api or backend.front is None:
-        metrics = {} if gauges is None else {"/metrics": metrics_page(gauges)}
-        return plain_application({**health_pages(checks), **metrics})
-    from worker.api.audit_log import audit_router
-    from worker.api.events import events_router
-
-    routers = [health_router(checks), events_router(backend.front.intake), audit_router(backend.front.search)]
-    return make_application(routers if gauges is None else [*routers, metrics_router(gauges)])
+    gauges = {} if delivery is None else dict(delivery.gauges)
+    if reception is None:
+        return plain_application({**health_pages(checks), "/metrics": metrics_page(gauges)})
+    metrics = metrics_router({**gauges, **reception.gauges}, reception.gate)
+    health = health_router({**checks, **reception.checks})
+    return make_application([health, metrics, *reception.routers], changed=reception.shipping.nudge)
 
 
 @contextlib.contextmanager

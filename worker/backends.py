@@ -5,16 +5,17 @@ Part of the composition root (see ``app``): what is built here is handed in, nev
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.api.health import Check
 from worker.api.ports import AuditSearch, EventIntake
 from worker.audit.search import OpenSearchSearch
+from worker.delivery.breakers import Breakers
 from worker.delivery.parked import ParkedShelf
-from worker.delivery.ports import Lane
+from worker.delivery.ports import AuditSink, Lane
 from worker.rabbit import topology
 from worker.rabbit.declaring import Provision
 from worker.rabbit.parked import open_parked_queue
@@ -22,17 +23,37 @@ from worker.rabbit.publisher import Publisher
 from worker.settings import Settings
 from worker.workshop import Handler, Workshop, open_workshop
 
-if TYPE_CHECKING:  # a worker on real servers never loads the embedded ones
+if TYPE_CHECKING:  # a worker on real servers never loads the embedded ones, nor what an API needs
+    from worker.control.standing import ReadBreaker
     from worker.embedded.audit import SqliteAudit
     from worker.embedded.queue import SqliteQueue
+    from worker.rabbit.config_publisher import ConfigPublisher
+
+
+class FrontAudit(AuditSink, Protocol):
+    """An audit that takes records of test mails, and documents of changes."""
+
+    async def write_documents(self, documents: Sequence[tuple[str, str, bytes]]) -> None:
+        """Return once every one is durable (id, month, JSON); raises AuditUnavailable once it closes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What the HTTP API works with."""
+    """What the HTTP API works with.
+
+    `teller` tells the workers of config changes; None where they read the store. `breakers` reads what
+    the replicas know of a record's breaker.
+    """
 
     intake: EventIntake
     search: AuditSearch
+    audit: FrontAudit
+    teller: "ConfigPublisher | None"
+    breakers: "ReadBreaker"
+
+
+_AUDIT_GRACE_S = 1.0  # what ships stays in the store, and a test mail has been answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +142,38 @@ async def real_backend(settings: Settings, *, consuming: bool, api: bool) -> Asy
         stack.push_async_callback(publisher.close)
         publisher.start_connecting(declare=True)
         front = work = None
-        if api:
-            search = await stack.enter_async_context(open_search(settings))
-            front = Front(RabbitIntake(publisher), search)
         if consuming:
             work = await stack.enter_async_context(open_workshop(settings, publisher, _opensearch(settings)))
+        if api:
+            front = await stack.enter_async_context(_open_front(settings, publisher, work))
         yield Backend(front, work, {"publisher": publisher.missing, **(work.checks if work else {})})
+
+
+@contextlib.asynccontextmanager
+async def _open_front(settings: Settings, publisher: Publisher, work: Workshop | None) -> AsyncIterator[Front]:
+    """What an API needs of RabbitMQ and OpenSearch; a worker in the same process lends what it knows of breakers."""
+    from worker.audit.opensearch import OpenSearchAudit
+    from worker.control.standing import breaker_reader
+    from worker.rabbit.breaker_stream import BreakerStream
+    from worker.rabbit.config_publisher import ConfigPublisher
+
+    async with contextlib.AsyncExitStack() as stack:
+        search = await stack.enter_async_context(open_search(settings))
+        audit = OpenSearchAudit(**_opensearch(settings))
+        stack.push_async_callback(audit.close, _AUDIT_GRACE_S)
+        breakers, missing = _lent(work)
+        if missing is None:
+            name = f"postbote api {settings.worker_id}"
+            stream = BreakerStream(settings.amqp_url, publisher, breakers.apply, name=name)
+            stream.start()
+            stack.push_async_callback(stream.close)
+            missing = stream.missing
+        teller = ConfigPublisher(publisher) if settings.config_source == "topic" else None
+        yield Front(RabbitIntake(publisher), search, audit, teller, breaker_reader(breakers, missing))
+
+
+def _lent(work: Workshop | None) -> tuple[Breakers, Callable[[], str | None] | None]:
+    return (Breakers(), None) if work is None else (work.breakers, work.breakers_missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +206,11 @@ def embedded_workshop(settings: Settings, files: EmbeddedFiles) -> Workshop:
 
 def embedded_backend(settings: Settings, files: EmbeddedFiles) -> Backend:
     """SQLite files instead of RabbitMQ and OpenSearch."""
-    return Backend(Front(SqliteIntake(files.queue), files.audit), embedded_workshop(settings, files))
+    from worker.control.standing import breaker_reader
+
+    work = embedded_workshop(settings, files)
+    breakers = breaker_reader(work.breakers, work.breakers_missing)
+    return Backend(Front(SqliteIntake(files.queue), files.audit, files.audit, None, breakers), work)
 
 
 async def _open_embedded_queue(settings: Settings) -> "SqliteQueue":

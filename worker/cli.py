@@ -16,9 +16,14 @@ from worker.cli_audit import audit_app
 from worker.cli_check import check_record
 from worker.cli_config import config_app
 from worker.cli_explain import explain_scope
+from worker.cli_init import init
 from worker.cli_parked import parked_app
+from worker.cli_partner import org_app, partner_app
 from worker.cli_secrets import secrets_app
+from worker.cli_token import token_app
 from worker.cli_topology import topology_app
+from worker.cli_user import user_app
+from worker.cli_verify import verify_record
 from worker.errors import PostboteError, SecretKeyMissing, SecretUnreadable, SettingsError
 from worker.settings import Settings, load_settings
 
@@ -32,12 +37,18 @@ app = typer.Typer(
 db_app = typer.Typer(help="The database of SMTP records.", no_args_is_help=True)
 config_app.command("check")(check_record)
 config_app.command("explain")(explain_scope)
+config_app.command("verify")(verify_record)
 app.add_typer(config_app, name="config")
 app.add_typer(audit_app, name="audit")
 app.add_typer(parked_app, name="parked")
 app.add_typer(topology_app, name="topology")
 app.add_typer(secrets_app, name="secrets")
 app.add_typer(db_app, name="db")
+app.command("init")(init)
+app.add_typer(user_app, name="user")
+app.add_typer(token_app, name="token")
+app.add_typer(partner_app, name="partner")
+app.add_typer(org_app, name="org")
 
 Embedded = Annotated[
     bool,
@@ -64,7 +75,7 @@ def worker() -> None:
 
 @app.command()
 def api() -> None:
-    """Serve the HTTP API on a loopback address (there is no authentication yet)."""
+    """Serve the HTTP API on POSTBOTE_HTTP_HOST and POSTBOTE_HTTP_PORT; `postbote init` makes the first admin."""
     _serve(worker=False, api=True, embedded=False)
 
 
@@ -139,9 +150,6 @@ def _serve(*, worker: bool, api: bool, embedded: bool) -> None:
     from worker.app import serve
 
     settings = _settings()
-    if api:
-        where = f"http://{settings.http_host}:{settings.http_port}"
-        typer.echo(f"postbote: the API has no authentication yet and therefore listens on {where} only", err=True)
     _run(serve(settings, worker=worker, api=api, embedded=embedded))
 
 

@@ -1,166 +1,151 @@
-"""``postbote config explain``: which record sends a scope's mail, and why no other one does.
+"""``postbote config explain``: which record sends a scope's mail, why no other one does, and how it fares.
 
-Read from the store as the worker reads it, with the environment's controller record on top. Every
-record of the scope and of the wider ones is accounted for. Exit codes: 0 a record applies, 1 none
-does, 2 a wrong argument.
+Read from the store as the worker reads it, with the environment's controller record on top. The
+breaker comes from the stream that the workers share, the last success and failure from the audit; what
+does not answer within seconds is "not known". Exit codes: 0 a record applies, 1 none does, 2 a wrong
+argument.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schemas.smtp_config import CONTROLLER, Scope, ScopeLevel, SmtpConfig, label
+from schemas.smtp_config import CONTROLLER, Scope, SmtpConfig, label
 from worker.cli_config import NOT_AVAILABLE, Json, _failing_readably, _parse_scope, _print_json, _run
-from worker.delivery.ports import ConfigSource
-from worker.delivery.resolution import Resolved, resolve
-from worker.settings import load_settings
+from worker.errors import AuditUnavailable, BrokerUnavailable
+from worker.settings import Settings, load_settings
 
-if TYPE_CHECKING:  # SQLAlchemy comes with it
+if TYPE_CHECKING:  # SQLAlchemy, pika and the OpenSearch client come with them
+    from worker.control.explaining import Standing
+    from worker.control.standing import BreakerState, LastEnd, ReadBreaker, ReadLast
+    from worker.delivery.ports import ConfigSource
     from worker.store.configs import ConfigStore
-    from worker.store.rows import RecordSummary
 
-_FROM_ENVIRONMENT = "the environment's record (FW_EVENT_SMTP_SERVER_ADDR) stands in its place"
+BREAKERS_S = 2.0
 _NO_FROM = "nothing: an event has to bring one that allowed_from admits"
-
-
-@dataclass(frozen=True, slots=True)
-class PassedOver:
-    """A record that does not send the scope's mail, or a scope that has none (`name` is None)."""
-
-    scope: Scope
-    name: str | None
-    why: str
-
-    def to_json(self) -> dict[str, Any]:
-        """One object for JSON."""
-        return {"scope": str(self.scope), "name": self.name, "why": self.why}
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """The record that applies to `scope`, if any, and the others; `org_feature` is None but for an org."""
-
-    scope: Scope
-    winner: SmtpConfig | None
-    passed_over: tuple[PassedOver, ...]
-    org_feature: bool | None
-
-    def to_json(self) -> dict[str, Any]:
-        """One document for JSON; never a secret."""
-        return {
-            "scope": str(self.scope),
-            "applies": None if self.winner is None else _shown(self.winner),
-            "passed_over": [each.to_json() for each in self.passed_over],
-            "org_feature": self.org_feature,
-        }
+_UNKNOWN = "not known"
 
 
 def explain_scope(
     *,
     scope: Annotated[str, typer.Option("--scope", help="controller, partner:NAME or org:PARTNER/NAME")],
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Ask the embedded form's audit, and no breakers")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Tell which record sends a scope's mail, and why the others do not."""
+    """Tell which record sends a scope's mail, why the others do not, and how it fares."""
     owner = _parse_scope(scope)
     with _failing_readably():
-        environment = load_settings().controller_record()
-    found = _run(lambda store: explain(store, owner, environment))
+        settings = load_settings()
+    told = _run(lambda store: _standing(store, owner, settings, embedded=embedded))
     if json:
-        _print_json(found.to_json())
+        _print_json(told.to_json())
     else:
-        for line in _lines(found):
+        for line in _lines(told):
             typer.echo(line)
-    raise typer.Exit(0 if found.winner is not None else NOT_AVAILABLE)
+    raise typer.Exit(0 if told.found.winner is not None else NOT_AVAILABLE)
 
 
-async def explain(store: "ConfigStore", scope: Scope, environment: SmtpConfig | None) -> Explanation:
-    """Account for every record that could send `scope`'s mail; `environment` is the controller's, if set."""
+async def _standing(store: ConfigStore, scope: Scope, settings: Settings, *, embedded: bool) -> Standing:
+    from worker.control.explaining import Explaining
+    from worker.control.standing import breakers_unknown
+    from worker.logs import configure_logging
+
+    configure_logging("error", settings.log_format)  # what is away is said in the answer
+    environment = settings.controller_record()
+    breakers = breakers_unknown if embedded else await _read_breakers(settings)
+    async with _reading_last(settings, embedded=embedded) as last:
+        explaining = Explaining(store.records, source_of(store, environment), environment, breakers, last)
+        return await explaining.standing(scope, CONTROLLER)
+
+
+def source_of(store: ConfigStore, environment: SmtpConfig | None) -> ConfigSource:
+    """The records as the workers read them."""
     from worker.store.controller import ControllerFromEnvironment
 
-    source: ConfigSource = store if environment is None else ControllerFromEnvironment(store, environment)
-    stored = await source.configs_for(scope)
-    resolution = resolve(scope, stored)
-    winner = resolution.config if isinstance(resolution, Resolved) else None
-    summaries = {wider: await store.summaries(wider) for wider in scope.lineage()}
-    is_org = scope.level is ScopeLevel.ORG
-    reasons = _Reasons(winner, environment, org_enabled=stored.org_enabled)
-    return Explanation(scope, winner, tuple(reasons.of(summaries)), stored.org_enabled if is_org else None)
+    return store if environment is None else ControllerFromEnvironment(store, environment)
 
 
-class _Reasons:
-    """Why records do not apply, given the one that does."""
+async def _read_breakers(settings: Settings) -> ReadBreaker:
+    """Read what the replicas have told each other, once, as far as that is quick."""
+    from worker.control.standing import breaker_reader, breakers_unknown
+    from worker.delivery.breakers import Breakers
+    from worker.rabbit.breaker_stream import BreakerStream
+    from worker.rabbit.publisher import Publisher
 
-    def __init__(self, winner: SmtpConfig | None, environment: SmtpConfig | None, *, org_enabled: bool) -> None:
-        self._winner = winner
-        self._environment = environment
-        self._org_enabled = org_enabled
-
-    def of(self, summaries: Mapping[Scope, Sequence["RecordSummary"]]) -> Iterator[PassedOver]:
-        """Each record of each scope, most specific first; those from the environment before the stored ones."""
-        for scope, records in summaries.items():
-            own = self._environment if scope == CONTROLLER else None
-            if own is not None and own is not self._winner:
-                yield PassedOver(scope, own.display_name, self._more_specific())
-            if own is None and not records:
-                yield PassedOver(scope, None, "it has no record")
-            for record in records:
-                if not self._wins(record):
-                    yield PassedOver(scope, record.name, self._why_not(record, records))
-
-    def _wins(self, record: "RecordSummary") -> bool:
-        winner = self._winner
-        if winner is None or winner is self._environment:
-            return False
-        return (winner.scope, winner.display_name) == (record.scope, record.name)
-
-    def _why_not(self, record: "RecordSummary", beside: Sequence["RecordSummary"]) -> str:
-        if record.scope.level is ScopeLevel.ORG and not self._org_enabled:
-            return f"the org's own records are off: postbote config feature --scope {record.scope} --on"
-        if record.scope == CONTROLLER and self._environment is not None:
-            return _FROM_ENVIRONMENT
-        if not record.is_default:
-            default = next((each.name for each in beside if each.is_default), None)
-            return "no record of its scope is the default" if default is None else f"{default!r} is its scope's default"
-        return self._more_specific()
-
-    def _more_specific(self) -> str:
-        return "a more specific record applies" if self._winner is None else f"{self._winner.scope} is more specific"
+    name, breakers = "postbote config explain", Breakers()
+    publisher = Publisher(settings.amqp_url, name)
+    stream = BreakerStream(settings.amqp_url, publisher, breakers.apply, name=name)
+    try:
+        async with asyncio.timeout(BREAKERS_S):
+            await publisher.start()
+        stream.start()
+        known = await stream.caught_up(BREAKERS_S)
+    except (BrokerUnavailable, TimeoutError):
+        return breakers_unknown
+    finally:
+        await stream.close()
+        await publisher.close()
+    return breaker_reader(breakers, lambda: None) if known else breakers_unknown
 
 
-def _from(config: SmtpConfig) -> str | None:
-    from worker.message.sender import default_from
+@contextlib.asynccontextmanager
+async def _reading_last(settings: Settings, *, embedded: bool) -> AsyncIterator[ReadLast]:
+    from worker.backends import open_search
+    from worker.control.standing import LastInAudit, last_unknown
 
-    return default_from(config)
-
-
-def _shown(config: SmtpConfig) -> dict[str, Any]:
-    return {
-        "scope": str(config.scope),
-        "name": config.display_name,
-        "host": config.host,
-        "port": config.port,
-        "tls": str(config.tls),
-        "username": config.username,
-        "from": _from(config),
-        "version": config.version,
-        "fingerprint": config.fingerprint,
-        "warnings": list(config.warnings()),
-    }
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            search = await stack.enter_async_context(open_search(settings, embedded=embedded))
+        except AuditUnavailable:
+            yield last_unknown
+        else:
+            yield LastInAudit(search)
 
 
-def _lines(found: Explanation) -> Iterator[str]:
-    winner = found.winner
+def _lines(told: Standing) -> Iterator[str]:
+    found, winner = told.found, told.found.winner
     if winner is None:
         yield f"no record applies to {found.scope}: its mail waits until one is stored"
     else:
         yield f"{found.scope} sends by {label(winner.scope, winner.display_name)}"
-        yield f"server: {winner.host}:{winner.port} ({winner.tls})"
-        yield f"from: {_from(winner) or _NO_FROM}"
-        yield f"version: {winner.version}"
-        yield f"fingerprint: {winner.fingerprint}"
-        yield from (f"warning: {warning}" for warning in winner.warnings())
+        yield from _lines_of(winner)
+        yield f"breaker: {_breaker(told.breaker)}"
+        yield f"last success: {_UNKNOWN if told.last is None else _end(told.last.success)}"
+        yield f"last failure: {_UNKNOWN if told.last is None else _end(told.last.failure)}"
+    for place, (config, state) in enumerate(zip(found.fallbacks, told.fallback_breakers, strict=True), start=1):
+        where = f"{label(config.scope, config.display_name)}, {config.host}:{config.port} ({config.tls})"
+        yield f"fallback {place}: {where}; breaker: {_breaker(state)}"
     for each in found.passed_over:
         what = str(each.scope) if each.name is None else label(each.scope, each.name)
         yield f"passed over: {what}: {each.why}"
+
+
+def _lines_of(config: SmtpConfig) -> Iterator[str]:
+    from worker.message.sender import default_from
+
+    yield f"server: {config.host}:{config.port} ({config.tls})"
+    yield f"from: {default_from(config) or _NO_FROM}"
+    yield f"version: {config.version}"
+    yield f"fingerprint: {config.fingerprint}"
+    yield from (f"warning: {warning}" for warning in config.warnings())
+
+
+def _breaker(state: BreakerState | None) -> str:
+    if state is None:
+        return _UNKNOWN
+    until = "" if state.until is None else f" until {state.until:%Y-%m-%d %H:%M:%SZ}"
+    return f"{state.state}{until}{'' if state.reason is None else f' ({state.reason})'}"
+
+
+def _end(end: LastEnd | None) -> str:
+    if end is None:
+        return "none in the audit"
+    code = "no reply" if end.code is None else " ".join(filter(None, (str(end.code), end.enhanced)))
+    return f"{end.at} {end.outcome} ({code})"

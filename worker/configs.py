@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from worker.control.references import opening
 from worker.delivery.ports import ConfigSource
-from worker.settings import Settings
+from worker.settings import Settings, environment_variable
 from worker.store.controller import ControllerFromEnvironment
 from worker.store.secrets import SecretBox
 
@@ -31,7 +32,7 @@ async def open_store(settings: Settings) -> AsyncIterator["ConfigStore"]:
     """Open the store of SMTP records; a SQLite file is created and brought up to date."""
     from worker.store.configs import ConfigStore
 
-    store = ConfigStore(settings.database_url, secret_box(settings))
+    store = ConfigStore(settings.database_url, secret_box(settings), environment_variable)
     try:
         if store.database.is_sqlite:
             await store.database.upgrade()
@@ -81,8 +82,8 @@ async def _configs_of_topic(settings: Settings) -> AsyncIterator[Configs]:
 
     name = f"postbote configs {settings.worker_id}"
     provision = Provision(settings.topology)
-    box = secret_box(settings)
-    async with open_config_topic(settings.amqp_url, box.open, name=name, provision=provision) as topic:
+    open_secret = opening(secret_box(settings).open, environment_variable)
+    async with open_config_topic(settings.amqp_url, open_secret, name=name, provision=provision) as topic:
         gauges: Gauges = {
             "postbote_config_topic_connected": ("1 while changes arrive", lambda: topic.status.connected),
             "postbote_config_topic_records": ("SMTP records in memory", lambda: topic.status.records),

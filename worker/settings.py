@@ -146,6 +146,9 @@ class Settings(BaseSettings):
     smtp_password: SecretStr | None = Field(
         None, description="Password for `postbote config set --username`, where nobody can be asked for it"
     )
+    admin_password: SecretStr | None = Field(
+        None, description="Password of the first admin for `postbote init`, where nobody can be asked for it"
+    )
     config_source: Literal["store", "topic"] = Field(
         "store", description="Where a worker reads SMTP records: store (the database) or topic (the config stream)"
     )
@@ -276,6 +279,17 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: obj
     except OSError as error:
         msg = f"{PREFIX}CONTROLLER_CA_FILE: {error.strerror}: {error.filename}"
         raise SettingsError(msg) from None
+
+
+def environment_variable(name: str) -> str | None:
+    """A variable that a stored record refers to (``env:NAME``), None where it is not set.
+
+    Raises SettingsError for Postbote's own settings: a record must not send its keys and URLs to a mail server.
+    """
+    if name.upper().startswith(PREFIX) or name.upper() in SYNONYMS:
+        msg = "it is one of Postbote's own settings, and no record may refer to these"
+        raise SettingsError(msg)
+    return os.environ.get(name)
 
 
 def variable_names(field: str) -> tuple[str, ...]:

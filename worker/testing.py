@@ -47,9 +47,13 @@ class Sent:
 
 @dataclass(slots=True)
 class FakeMailer:
-    """Answers each recipient from its own script, then with `ACCEPT`; keeps what was sent."""
+    """Answers each recipient from its own script, then with `ACCEPT`; keeps what was sent.
+
+    `hosts`: what a record's server answers to all recipients alike, before any script's turn.
+    """
 
     scripts: Mapping[str, Iterable[Answer]] = field(default_factory=dict)
+    hosts: Mapping[str, Iterable[Answer]] = field(default_factory=dict)
     sent: list[Sent] = field(default_factory=list)
     gate: asyncio.Event | None = None
     _left: dict[str, deque[Answer]] = field(default_factory=dict)
@@ -59,13 +63,14 @@ class FakeMailer:
         self.sent.append(Sent(config, envelope, message))
         if self.gate is not None:
             await self.gate.wait()
-        return TransactionResult({r: self._next(r) for r in envelope.recipients})
+        of_host = self._next(config.host, self.hosts)
+        return TransactionResult({r: of_host or self._next(r, self.scripts) or ACCEPT for r in envelope.recipients})
 
-    def _next(self, recipient: str) -> Answer:
-        if recipient not in self._left:
-            self._left[recipient] = deque(self.scripts.get(recipient, ()))
-        left = self._left[recipient]
-        return left.popleft() if left else ACCEPT
+    def _next(self, key: str, scripts: Mapping[str, Iterable[Answer]]) -> Answer | None:
+        if key not in scripts:
+            return None
+        left = self._left.setdefault(key, deque(scripts[key]))
+        return left.popleft() if left else None
 
 
 @dataclass(slots=True)
@@ -102,10 +107,12 @@ class StaticConfigs:
     records: dict[Scope, SmtpConfig] = field(default_factory=dict)
     org_enabled: bool = True
     before: Callable[[], None] | None = None
+    fallbacks: dict[Scope, tuple[SmtpConfig, ...]] = field(default_factory=dict)
 
     async def configs_for(self, scope: Scope) -> ScopedConfigs:
         """The records of the scope's lineage."""
         if self.before is not None:
             self.before()
         found = {s: self.records[s] for s in scope.lineage() if s in self.records}
-        return ScopedConfigs(found, org_enabled=self.org_enabled)
+        fallbacks = {s: self.fallbacks[s] for s in scope.lineage() if s in self.fallbacks}
+        return ScopedConfigs(found, org_enabled=self.org_enabled, fallbacks=fallbacks)

@@ -35,14 +35,23 @@ Handler = Callable[[Incoming], Awaitable[Settlement]]
 Consume = Callable[[Handler, asyncio.Event], Awaitable[None]]
 
 
+def _nothing_missing() -> str | None:
+    """One worker alone knows its breakers."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What the delivery of one process works with; `consume` returns once it has stopped and settled."""
+    """What the delivery of one process works with; `consume` returns once it has stopped and settled.
+
+    `breakers_missing` says why `breakers` are not all that the replicas know.
+    """
 
     audit: AuditSink
     lookup: AuditLookup
     consume: Consume
     breakers: Breakers = field(default_factory=Breakers)
+    breakers_missing: Check = _nothing_missing
     share: Callable[[Change], None] = tell_nobody
     checks: Mapping[str, Check] = field(default_factory=dict)
     gauges: Gauges = field(default_factory=dict)
@@ -144,7 +153,16 @@ async def open_workshop(
             **audit.gauges(),
             "postbote_open_breakers": ("SMTP records that rest", lambda: len(breakers.open_now())),
         }
-        yield Workshop(parts.trail, parts.trail, parts.consume, breakers, stream.share, parts.checks(), gauges)
+        yield Workshop(
+            audit=parts.trail,
+            lookup=parts.trail,
+            consume=parts.consume,
+            breakers=breakers,
+            breakers_missing=stream.missing,
+            share=stream.share,
+            checks=parts.checks(),
+            gauges=gauges,
+        )
 
 
 async def before(stop: asyncio.Event, starting: Coroutine[Any, Any, None]) -> bool:

@@ -8,11 +8,13 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.access import bearer, token_for
 from tests.support.events import body_of
 from tests.support.process import Postbote, run_postbote
 from worker.delivery.ports import Lane
@@ -66,6 +68,15 @@ class Site:
     def worker(self) -> Postbote:
         return Postbote("run", env=self.env)
 
+    @cached_property
+    def token(self) -> str:
+        """The controller's admin's."""
+        return token_for(self.env["POSTBOTE_DATABASE_URL"])
+
+    def reader(self, running: Postbote) -> "AuditReader":
+        """The audit, as the controller's admin asks for it."""
+        return AuditReader(running.base_url, self.token)
+
     def publish(self, *events: dict[str, Any] | bytes, lane: Lane = Lane.TRANSACTIONAL) -> None:
         """Publish with confirm, without the check that the command would make."""
 
@@ -89,13 +100,15 @@ class Site:
 class AuditReader:
     """Asks the worker's own API, as ops would."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, token: str) -> None:
         self._base = base_url
+        self._headers = bearer(token)
 
     def get(self, **filters: str) -> dict[str, Any]:
         named = {"filter.timefrom": "now-1h", "filter.limit": "1000", "filter.category": "SYSTEMAUDIT"}
         query = urllib.parse.urlencode(named | {f"filter.{k}": v for k, v in filters.items()})
-        with urllib.request.urlopen(f"{self._base}/event/v1/auditlog?&{query}", timeout=10) as response:
+        asked = urllib.request.Request(f"{self._base}/event/v1/auditlog?&{query}", headers=self._headers)
+        with urllib.request.urlopen(asked, timeout=10) as response:
             return json.load(response)
 
     def _get_or_told_to_wait(self, **filters: str) -> dict[str, Any]:

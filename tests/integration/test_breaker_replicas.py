@@ -12,7 +12,7 @@ import pytest
 
 from schemas.breaker import ChangesMessage
 from schemas.smtp_config import Scope
-from tests.integration.conftest import AuditReader, Site
+from tests.integration.conftest import Site
 from tests.support.events import make_event
 from worker.delivery.breakers import Allowed, BreakerKey, Breakers, Change, State, Waits
 from worker.delivery.ports import Answer, Phase, SmtpReply
@@ -185,6 +185,6 @@ def test_a_wrong_password_costs_a_login_each_backoff_and_replica_and_a_new_versi
     assert len(mailbox.wait_for(EVENTS, timeout=90)) == EVENTS
     print(f"everything was delivered {time.monotonic() - mended:.1f} s after the record was mended")
     assert refused_logins(mailbox.log()[before:]) == refused
-    reader = AuditReader(two_workers[0].base_url)
+    reader = site.reader(two_workers[0])
     accepted = reader.wait_for(EVENTS, outcome="accepted")
     assert len({record["recipient"] for record in accepted}) == EVENTS

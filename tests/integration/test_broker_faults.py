@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.integration.conftest import AuditReader, Site
+from tests.integration.conftest import Site
 from tests.integration.test_rabbit import drained
 from tests.services.rabbitmq import Broker
 from tests.services.smtp_sink import SmtpSink
@@ -256,14 +256,14 @@ def test_a_worker_process_survives_a_silent_network(
             running.wait_for("breakers are shared with other replicas")
             running.wait_for("consuming", count=2)
             upstream.publish(*(make_event(f"a{n}@x.test", id=f"a{n}") for n in range(20)))
-            AuditReader(running.base_url).wait_for(20, outcome="accepted")
+            site.reader(running).wait_for(20, outcome="accepted")
             assert proxy.stall() >= 4, "consumer, publisher, outbox and breakers"
             proxy.flow()
             upstream.publish(*(make_event(f"b{n}@x.test", id=f"b{n}") for n in range(20)))
             running.wait_for("consumer lost RabbitMQ")
             running.wait_for("publisher lost RabbitMQ")
             running.wait_for("consuming", count=4)
-            records = AuditReader(running.base_url).wait_for(40, outcome="accepted")
+            records = site.reader(running).wait_for(40, outcome="accepted")
             assert running.terminate() == 0
         assert len(sink.dumped()) == len(records) == 40
     assert not drained(amqp_url, LANE)

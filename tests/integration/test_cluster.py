@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from schemas.smtp_config import SmtpConfig
-from tests.integration.conftest import AuditReader, Site
+from tests.integration.conftest import Site
 from tests.services.rabbit_cluster import Cluster, cluster
 from tests.services.smtp_sink import SmtpSink
 from tests.support.local_worker import LocalWorker, local_worker, mail, submit_surely, until
@@ -149,7 +149,7 @@ def test_a_worker_process_survives_the_death_of_the_leader(
         }
         with site.worker() as running:
             running.wait_for("consuming", count=2)
-            reader, leader = AuditReader(running.base_url), whole.leader_of(LANE)
+            reader, leader = site.reader(running), whole.leader_of(LANE)
             publishing = threading.Thread(target=publish_slowly, args=(whole.url(), recipients))
             publishing.start()
             reader.wait_for(PROCESS_EVENTS // 5, outcome="accepted")

@@ -1,21 +1,15 @@
 """What a process does at its start when something is missing, wrong, or comes later."""
 
-import json
-import urllib.error
-import urllib.request
 from typing import Any
 
-from tests.integration.conftest import AuditReader, Site
+from tests.integration.conftest import Site
+from tests.support.access import request
 from tests.support.events import body_of, make_event
 from worker.store.secrets import new_key
 
 
-def ask(url: str, body: bytes | None = None) -> tuple[int, Any]:
-    try:
-        with urllib.request.urlopen(url, body, timeout=15) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+def ask(url: str, body: bytes | None = None, token: str | None = None) -> tuple[int, Any]:
+    return request("GET" if body is None else "POST", url, token, body)[:2]
 
 
 def test_a_worker_that_cannot_read_a_stored_password_does_not_start(site: Site) -> None:
@@ -41,15 +35,15 @@ def test_a_worker_whose_broker_is_away_lives_says_so_and_begins_when_it_is_there
             status, body = ask(f"{base}/readyz")
             assert status == 503
             assert body["parts"]["publisher"] == "the connection to RabbitMQ is down"
-            status, problem = ask(f"{base}/v1/events", body_of(make_event("a@example.com")))
+            status, problem = ask(f"{base}/v1/events", body_of(make_event("a@example.com")), site.token)
             assert (status, problem["title"]) == (503, "Not published")
             rabbitmq.start()
             running.wait_for("consuming")
             running.wait_for("publisher is connected")
             parts = dict.fromkeys(("publisher", "consumer", "audit", "journal", "configs"), "ok")
             assert ask(f"{base}/readyz") == (200, {"status": "ready", "parts": parts})
-            assert ask(f"{base}/v1/events", body_of(make_event("a@example.com", id="late")))[0] == 202
-            [record] = AuditReader(base).wait_for(1, eventid="late")
+            assert ask(f"{base}/v1/events", body_of(make_event("a@example.com", id="late")), site.token)[0] == 202
+            [record] = site.reader(running).wait_for(1, eventid="late")
             assert record["outcome"] == "accepted"
             assert running.terminate() == 0
     finally:
@@ -68,12 +62,12 @@ def test_a_worker_whose_audit_is_away_from_the_start_says_so_and_sends(
             running.wait_for("consuming")
             site.publish(make_event("early@example.com", id="early"))
             assert [mail["Delivered-To"] for mail in mailbox.wait_for(1)] == ["early@example.com"]
-            assert ask(f"{running.base_url}/event/v1/auditlog?filter.limit=1")[0] == 503
+            assert ask(f"{running.base_url}/event/v1/auditlog?filter.limit=1", token=site.token)[0] == 503
             status, body = ask(f"{running.base_url}/readyz")
             assert status == 503
             assert "OpenSearch failing since" in body["parts"]["audit"]
             opensearch.start()
-            [record] = AuditReader(running.base_url).wait_for(1, eventid="early")
+            [record] = site.reader(running).wait_for(1, eventid="early")
             assert record["outcome"] == "accepted"
             assert running.terminate(timeout=10) == 0
     finally:

@@ -1,14 +1,13 @@
 """The main job on real servers: one event in RabbitMQ becomes one mail in Postfix and one SYSTEMAUDIT record."""
 
 import json
-import urllib.error
-import urllib.request
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import AuditReader, Site
+from tests.integration.conftest import Site
 from tests.integration.test_rabbit import drained
+from tests.support.access import request
 from tests.support.events import body_of, make_event, mixed_events
 from worker.delivery.ports import Lane, Tier
 from worker.rabbit import topology
@@ -48,7 +47,7 @@ def test_each_tenants_mail_goes_out_with_its_own_account_over_verified_tls(site:
             make_event("o@example.com", id="o", scope={"partner": "acme", "org": "dev"}),
             make_event("q@example.com", id="q", scope={"partner": "acme", "org": "qa"}),
         )
-        records = AuditReader(running.base_url).wait_for(4)
+        records = site.reader(running).wait_for(4)
         assert running.terminate() == 0
     assert {r["recipient"]: r["config"]["scope"] for r in records} == {
         "c@example.com": "controller",
@@ -76,7 +75,7 @@ def test_three_recipients_of_whom_one_is_refused_leave_three_records(site: Site,
     with site.worker() as running:
         running.wait_for("consuming")
         site.publish(make_event("a@example.com", "gone@example.com", "b@example.com", id="three"))
-        records = AuditReader(running.base_url).wait_for(3, eventid="three")
+        records = site.reader(running).wait_for(3, eventid="three")
         assert running.terminate() == 0
     by_recipient = {r["recipient"]: r for r in records}
     assert {r: v["outcome"] for r, v in by_recipient.items()} == {
@@ -95,7 +94,7 @@ def test_the_same_event_published_twice_gives_one_mail(site: Site, mailbox: Any)
     with site.worker() as running:
         running.wait_for("consuming")
         site.publish(event, event)
-        AuditReader(running.base_url).wait_for(1, eventid="twice")
+        site.reader(running).wait_for(1, eventid="twice")
         site.publish(event)
         running.wait_for("event is recorded already: nothing left to send")
         assert running.terminate() == 0
@@ -109,7 +108,7 @@ def test_a_transient_refusal_is_tried_again_until_it_is_accepted(site: Site, mai
     with site.worker() as running:
         running.wait_for("consuming")
         site.publish(make_event("slow@example.com", id="slow"))
-        reader = AuditReader(running.base_url)
+        reader = site.reader(running)
         reader.wait_for(1, eventid="slow", outcome="deferred")
         mailbox.refuse("slow@example.com", None)
         [accepted] = reader.wait_for(1, eventid="slow", outcome="accepted")
@@ -159,7 +158,7 @@ def test_a_record_that_cannot_work_sends_no_mail_and_the_audit_says_why(fault: s
     with site.worker() as running:
         running.wait_for("consuming")
         site.publish(make_event("a@example.com", id="f", scope={"partner": "acme"}))
-        [record] = AuditReader(running.base_url).wait_for(1, eventid="f")
+        [record] = site.reader(running).wait_for(1, eventid="f")
         assert running.terminate() == 0
     assert record["outcome"] == "config_fault"
     assert record["reason"]
@@ -205,7 +204,7 @@ def test_injections_are_refused_as_invalid_with_the_fields_path(site: Site, mail
     with site.worker() as running:
         running.wait_for("consuming")
         site.publish(*events.values())
-        records = AuditReader(running.base_url).wait_for(len(INJECTIONS), outcome="invalid")
+        records = site.reader(running).wait_for(len(INJECTIONS), outcome="invalid")
         assert running.terminate() == 0
     reasons = {r["event_id"]: r["reason"] for r in records}
     assert set(reasons) == set(INJECTIONS)
@@ -228,7 +227,7 @@ def test_text_beyond_ascii_arrives_readable(site: Site, mailbox: Any) -> None:
     with site.worker() as running:
         running.wait_for("consuming")
         site.publish(event)
-        [record] = AuditReader(running.base_url).wait_for(1, eventid="unicode")
+        [record] = site.reader(running).wait_for(1, eventid="unicode")
         assert running.terminate() == 0
     assert (record["outcome"], record["recipient"]) == ("accepted", "joerg@xn--bcher-kva.example")
     [mail] = mailbox.wait_for(1)
@@ -248,18 +247,12 @@ def test_a_binary_event_is_understood(site: Site, mailbox: Any) -> None:
     headers = {f"ce-{k}": v for k, v in event.items() if k != "data"}
     with site.worker() as running:
         running.wait_for("consuming")
-        request = urllib.request.Request(
-            f"{running.base_url}/v1/events",
-            json.dumps(event["data"]).encode(),
-            {**headers, "Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request) as response:
-            assert response.status == 202
-            audit = json.load(response)["audit"]
-        [record] = AuditReader(running.base_url).wait_for(1, eventid="binary")
+        url, body = f"{running.base_url}/v1/events", json.dumps(event["data"]).encode()
+        status, told, _ = request("POST", url, site.token, body, {**headers, "Content-Type": "application/json"})
+        assert status == 202
+        [record] = site.reader(running).wait_for(1, eventid="binary")
         assert record["outcome"] == "accepted"
-        with urllib.request.urlopen(running.base_url + audit) as response:
-            assert json.load(response)["total"] == 1
+        assert request("GET", running.base_url + told["audit"], site.token)[1]["total"] == 1
         assert running.terminate() == 0
 
 
@@ -268,11 +261,9 @@ def test_an_invalid_event_over_http_is_answered_with_the_field_and_not_published
     with site.worker() as running:
         running.wait_for("consuming")
         event = make_event("nobody", id="bad", expire_at="2027-01-01T00:00:00Z")
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(f"{running.base_url}/v1/events", body_of(event))
-        assert caught.value.code == 400
-        assert caught.value.headers["Content-Type"] == "application/problem+json"
-        assert {e["path"] for e in json.load(caught.value)["errors"]} == {
+        status, problem, headers = request("POST", f"{running.base_url}/v1/events", site.token, body_of(event))
+        assert (status, headers["Content-Type"]) == (400, "application/problem+json")
+        assert {e["path"] for e in problem["errors"]} == {
             "data.to.0.email",
             "data.to",
             "data.expire_at",
@@ -284,7 +275,7 @@ def test_without_any_record_events_are_parked_as_unconfigured(site: Site) -> Non
     with site.worker() as running:
         running.wait_for("consuming")
         site.publish(make_event("a@example.com", id="u", scope={"partner": "nobody"}))
-        [record] = AuditReader(running.base_url).wait_for(1, eventid="u")
+        [record] = site.reader(running).wait_for(1, eventid="u")
         assert running.terminate() == 0
     assert record["outcome"] == "unconfigured"
     [(properties, _)] = drained(site.amqp_url, topology.PARKED_QUEUE)
@@ -298,7 +289,7 @@ def test_500_events_with_opensearch_away_in_the_middle_flow_on_and_lose_nothing(
     events = mixed_events(500, "bulk")
     with site.worker() as running:
         running.wait_for("consuming")
-        reader = AuditReader(running.base_url)
+        reader = site.reader(running)
         site.publish(*events[:200])
         reader.wait_for(50)
         opensearch.stop()
@@ -324,7 +315,7 @@ def test_sigterm_finishes_what_is_sent_and_returns_the_rest(site: Site, mailbox:
     with site.worker() as running:
         running.wait_for("consuming")
         site.publish(make_event("now@example.com", id="now"), make_event("later@example.com", id="later"))
-        reader = AuditReader(running.base_url)
+        reader = site.reader(running)
         reader.wait_for(1, eventid="now", outcome="accepted")
         reader.wait_for(1, eventid="later", outcome="deferred")
         assert running.terminate(timeout=10) == 0
@@ -339,12 +330,12 @@ def test_a_killed_workers_events_are_taken_up_by_the_next_one(site: Site, mailbo
     with site.worker() as first:
         first.wait_for("consuming")
         site.publish(make_event("kept@example.com", id="kept"))
-        AuditReader(first.base_url).wait_for(1, eventid="kept", outcome="deferred")
+        site.reader(first).wait_for(1, eventid="kept", outcome="deferred")
         first.kill()
     mailbox.refuse("kept@example.com", None)
     with site.worker() as second:
         second.wait_for("consuming")
-        [record] = AuditReader(second.base_url).wait_for(1, eventid="kept", outcome="accepted")
+        [record] = site.reader(second).wait_for(1, eventid="kept", outcome="accepted")
         assert second.terminate() == 0
     assert record["possible_duplicate"]
     assert len(mailbox.to("kept@example.com")) == 1
@@ -355,7 +346,7 @@ def test_no_secret_and_no_body_in_the_logs_at_debug_level(site: Site, mailbox: A
     with site.worker() as running:
         running.wait_for("consuming")
         site.publish(make_event("a@example.com", id="quiet", text="the-body-of-the-mail"))
-        AuditReader(running.base_url).wait_for(1, eventid="quiet")
+        site.reader(running).wait_for(1, eventid="quiet")
         assert running.terminate() == 0
         logged = "\n".join(running.lines)
     for secret in (*mailbox.users.values(), site.key, "the-body-of-the-mail", "guest:guest"):

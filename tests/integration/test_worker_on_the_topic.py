@@ -2,23 +2,22 @@
 
 from typing import Any
 
-from tests.integration.conftest import AuditReader, Site
+from tests.integration.conftest import Site
 from tests.support.events import make_event
+from tests.support.process import Postbote
 
 
 def test_a_worker_on_the_topic_sends_by_what_was_published(site: Site, mailbox: Any) -> None:
     site.env_extra["POSTBOTE_CONFIG_SOURCE"] = "topic"
     site.run("topology", "declare")
     configure(site, mailbox, "first@example.com")
-    database = site.env["POSTBOTE_DATABASE_URL"]
-    site.env_extra["POSTBOTE_DATABASE_URL"] = "sqlite:////nowhere/at/all.db"
-    with site.worker() as running:
+    nowhere = {"POSTBOTE_DATABASE_URL": "sqlite:////nowhere/at/all.db"}
+    with Postbote("worker", env=site.env | nowhere) as running, Postbote("api", env=site.env) as api:
         running.wait_for("consuming")
-        reader = AuditReader(running.base_url)
+        reader = site.reader(api)
         site.publish(make_event("a@example.com", id="first"))
         [record] = reader.wait_for(1, eventid="first", outcome="accepted")
         assert record["config"]["version"] == 1
-        site.env_extra["POSTBOTE_DATABASE_URL"] = database
         configure(site, mailbox, "second@example.com")
         site.publish(make_event("b@example.com", id="second"))
         [record] = reader.wait_for(1, eventid="second", outcome="accepted")

@@ -14,10 +14,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from schemas.smtp_config import ScopeLevel
 from worker.api.plain import Page
 
 if TYPE_CHECKING:  # a worker without an API does without FastAPI, too
     from fastapi import APIRouter
+
+    from worker.api.auth import Gate
 
 log = structlog.get_logger(__name__)
 
@@ -27,18 +30,22 @@ Readings = Mapping[str, tuple[str, Callable[[], float | None]]]
 """By metric name: its description, and how its value is read now; None leaves it out of this answer."""
 
 
-def metrics_router(gauges: Readings, counters: Readings | None = None) -> "APIRouter":
+def metrics_router(gauges: Readings, gate: "Gate", counters: Readings | None = None) -> "APIRouter":
     """Build the endpoint over what goes up and down and what only goes up (names end in ``_total``).
+
+    For the controller's principals only, which Prometheus is one of by a token (``authorization`` in its
+    scrape config).
 
     The process's own CPU, memory and descriptors are there, too. Raises ValueError for a name that
     needs quotes in Prometheus' queries.
     """
-    from fastapi import APIRouter, Request, Response
+    from fastapi import APIRouter, Depends, Request, Response
 
     registry = _registry(gauges, counters or {})
-    router = APIRouter(tags=["health"])
+    # What a process does is whoever runs it's to know; to tenants the page does not exist.
+    router = APIRouter(tags=["health"], dependencies=[Depends(gate.at(ScopeLevel.CONTROLLER))])
 
-    @router.get("/metrics", summary="Measurements for Prometheus", response_class=Response)
+    @router.get("/metrics", summary="Measurements for Prometheus, for the controller", response_class=Response)
     async def metrics(request: Request) -> Response:
         # The media type says which text form the asker reads.
         encode, content_type = choose_encoder(request.headers.get("accept", ""))

@@ -22,8 +22,13 @@ class Page:
     content_type: str = "application/json"
 
 
-_NOT_FOUND = Page(404, b'{"detail":"Not Found"}')
-_NOT_ALLOWED = Page(405, b'{"detail":"Method Not Allowed"}')
+_PROBLEM = "application/problem+json"
+_NOT_FOUND = Page(
+    404, b'{"type":"about:blank","title":"Not found","status":404,"detail":"there is nothing here"}', _PROBLEM
+)
+_NOT_ALLOWED = Page(
+    405, b'{"type":"about:blank","title":"Method Not Allowed","status":405,"detail":"GET and HEAD only"}', _PROBLEM
+)
 
 
 def plain_application(pages: Mapping[str, Callable[[], Page]]) -> Application:

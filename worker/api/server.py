@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,11 +21,21 @@ log = structlog.get_logger(__name__)
 _BACKLOG = 256
 
 
-def make_application(routers: "Sequence[APIRouter]") -> "FastAPI":
-    """Put the routers together; the schema is at /openapi.json, without a page that loads scripts."""
+def make_application(routers: "Sequence[APIRouter]", *, changed: Callable[[], None] | None = None) -> "FastAPI":
+    """Put the routers together; the schema is at /openapi.json, without a page that loads scripts.
+
+    Whatever goes wrong is answered by problem details: unknown paths and methods, and every error of
+    `refusals`; anything else is a 500 that tells nothing. `changed` is called after each request that may
+    have changed something, before its answer goes out: see `worker.control.trials.Broadcast`.
+    """
     from fastapi import FastAPI
 
-    application = FastAPI(title="Postbote", version=__version__, docs_url=None, redoc_url=None)
+    from worker.api.headers import Answers
+    from worker.api.refusals import answer_refusals
+
+    application = FastAPI(title="Postbote", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    application.add_middleware(Answers, changed=changed)
+    answer_refusals(application)
     for router in routers:
         application.include_router(router)
     return application

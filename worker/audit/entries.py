@@ -13,7 +13,7 @@ from worker.audit.index_template import DEAD_LETTER_MONTH
 from worker.errors import AuditUnavailable
 
 # Plain strings, which a keyword field always takes: a dead letter is still found by them.
-_KEPT_FINDABLE = ("category", "type", "outcome", "partner", "org", "event_id", "event_source", "recipient")
+_KEPT_FINDABLE = ("category", "type", "outcome", "partner", "org", "event_id", "event_source", "recipient", "subject")
 _CONFLICT = 409
 _TOO_MANY_REQUESTS = 429
 

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 _NOT_FOUND = 404
 
-VERSION = 1
+VERSION = 2  # 2: the fields of changes to the control plane (schemas.audit_change)
 DEAD_LETTER_MONTH = "deadletter"
 """Stands where the month stands in the name of the index that keeps what could not be indexed."""
 
@@ -78,6 +78,11 @@ _PROPERTIES: dict[str, Any] = {
     "worker_id": _KEYWORD,
     "trace_id": _KEYWORD,
     "next_attempt_at": _DATE,
+    "action": _KEYWORD,
+    "subject": _KEYWORD,
+    "version": {"type": "long"},
+    "changed": _KEYWORD,
+    "actor": _object(kind=_KEYWORD, name=_KEYWORD, scope=_KEYWORD, origin=_KEYWORD),
     # The record that could not be indexed, whole: kept and never looked into.
     "dead_letter": {"type": "object", "enabled": False},
 }
@@ -111,7 +116,7 @@ def index_template(prefix: str = "systemaudit", auto_expand_replicas: str = "0-1
             },
             "mappings": {"dynamic": False, "properties": _PROPERTIES},
         },
-        "_meta": {"description": "Postbote's SYSTEMAUDIT records, one for each recipient and transition"},
+        "_meta": {"description": "Postbote's SYSTEMAUDIT records, one for each recipient and transition, or change"},
     }
 
 

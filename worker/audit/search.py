@@ -12,6 +12,7 @@ from worker.errors import AuditUnavailable
 
 _TIMEOUT_S = 10.0
 _TERMS = ("category", "type", "outcome", "partner", "org", "recipient", "event_id", "event_source")
+_OF_CONFIG = {"config": "config.name", "config_scope": "config.scope"}
 # Records of one millisecond: in one order that every page agrees on (OpenSearch won't sort by `_id`).
 _TIEBREAK = (
     ("event_id", "asc", "keyword"),
@@ -19,6 +20,11 @@ _TIEBREAK = (
     ("attempt", "desc", "integer"),
     ("outcome", "asc", "keyword"),
     ("event_source", "asc", "keyword"),
+    # Changes have none of these; which come after the mails, and among themselves in this order.
+    ("type", "asc", "keyword"),
+    ("subject", "asc", "keyword"),
+    ("version", "desc", "long"),
+    ("action", "asc", "keyword"),
 )
 _PARAMS = {
     "ignore_unavailable": "true",
@@ -66,6 +72,11 @@ def search_body(query: AuditQuery) -> dict[str, Any]:
     filters: list[dict[str, Any]] = [
         {"term": {name: str(value)}} for name in _TERMS if (value := getattr(query, name)) is not None
     ]
+    filters += [
+        {"term": {path: value}} for name, path in _OF_CONFIG.items() if (value := getattr(query, name)) is not None
+    ]
+    if query.outcomes:
+        filters.append({"terms": {"outcome": [outcome.value for outcome in query.outcomes]}})
     bounds = {"gte": query.time_from, "lte": query.time_to}
     within = {name: epoch_ms(bound) for name, bound in bounds.items() if bound is not None}
     if within:

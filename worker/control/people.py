@@ -1,7 +1,7 @@
 """The values of partners, organizations, users, tokens, sessions and one-time links."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from schemas.smtp_config import Scope
@@ -21,6 +21,11 @@ class Purpose(StrEnum):
 
     SET_PASSWORD = "set_password"  # noqa: S105 # the word, not a secret
     CONFIRM_EMAIL = "confirm_email"
+
+    @property
+    def lifetime(self) -> timedelta:
+        """For how long its links can be used."""
+        return timedelta(hours=72 if self is Purpose.SET_PASSWORD else 24)
 
 
 @dataclass(frozen=True, slots=True)

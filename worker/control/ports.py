@@ -156,8 +156,15 @@ class Directory(Protocol):
         """Change one; a disabled one's sessions end. Raises NotFound, and Refused for a scope's last active admin."""
         ...
 
-    async def set_password(self, user_id: str, password_hash: str, actor: Actor) -> None:
-        """Set it; the user becomes active."""
+    async def set_password(self, user_id: str, password_hash: str, actor: Actor, *, but: str | None = None) -> None:
+        """Set it; an invited user becomes active. Links end, and every session but the one of the value `but`.
+
+        Raises NotFound.
+        """
+        ...
+
+    async def rehash_password(self, user_id: str, old_hash: str, new_hash: str) -> None:
+        """Keep the same password under `new_hash`, unless it is no longer `old_hash`; nothing else changes."""
         ...
 
     async def ask_for_email(

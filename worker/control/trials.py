@@ -25,7 +25,7 @@ class Verification:
     """What came of a test mail: `accepted` is the server's 250 to the final dot and nothing less.
 
     `reply` is the server's (code, enhanced code, cleaned text, phase); `hint` what to do about it.
-    `audit_id` names the record in the audit.
+    `audit_id` names the record in the audit, `event_id` is the event that it is about.
     """
 
     outcome: Outcome
@@ -35,6 +35,7 @@ class Verification:
     message_id: str | None
     took_ms: float
     audit_id: str | None = None
+    event_id: str | None = None
 
     @property
     def accepted(self) -> bool:

@@ -137,12 +137,13 @@ class Breakers:
         if found is None or found.last.state is State.CLOSED:
             return _ALLOWED
         self._breakers.move_to_end((key.scope, key.name))
-        if found.until - now > _LONGEST_S:
-            found.until = now + self._wait(found.last)  # the clock was set back
-        if now >= found.until:
-            return Probe(self._become(key, State.PROBING, found.last.failures, found.last.reason, now))
-        until = found.until if found.last.state is State.OPEN else min(found.until, now + PROBE_LOOK_S)
-        return Waits(until, found.last.reason)
+        waits = self._waits(found, now)
+        return waits or Probe(self._become(key, State.PROBING, found.last.failures, found.last.reason, now))
+
+    def rests(self, key: BreakerKey, now: float) -> Waits | None:
+        """What `check` would say where that is to wait; asking begins no probe."""
+        found = self._find(key)
+        return None if found is None or found.last.state is State.CLOSED else self._waits(found, now)
 
     def learned(self, key: BreakerKey, answers: Iterable[Answer], now: float) -> Change | None:
         """Learn from what a transaction said about its recipients; return what the replicas are to be told."""
@@ -195,6 +196,11 @@ class Breakers:
         self._keep(change, ours=False)
         return True
 
+    def last(self, key: BreakerKey) -> Change | None:
+        """Return the last change of this very version, None where nothing is known of any; asking changes nothing."""
+        found = self._breakers.get((key.scope, key.name))
+        return found.last if found is not None and found.last.key.version == key.version else None
+
     def open_now(self) -> list[Change]:
         """Return the last change of each breaker that is not closed, for whoever asks what rests and why."""
         return [each.last for each in self._breakers.values() if each.last.state is not State.CLOSED]
@@ -202,6 +208,15 @@ class Breakers:
     def __len__(self) -> int:
         """How many records are remembered."""
         return len(self._breakers)
+
+    def _waits(self, found: _Breaker, now: float) -> Waits | None:
+        """Until when a breaker that is not closed lets nothing through; None: it is due for a probe."""
+        if found.until - now > _LONGEST_S:
+            found.until = now + self._wait(found.last)  # the clock was set back
+        if now >= found.until:
+            return None
+        until = found.until if found.last.state is State.OPEN else min(found.until, now + PROBE_LOOK_S)
+        return Waits(until, found.last.reason)
 
     def _find(self, key: BreakerKey) -> _Breaker | None:
         """The breaker of this very version; an older version's is forgotten."""

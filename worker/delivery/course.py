@@ -19,8 +19,9 @@ from schemas.audit import Outcome
 from schemas.event import EmailEvent
 from schemas.smtp_config import Scope, SmtpConfig
 from worker.delivery.admission import CROWDED_HOPS, Admission, Refusal
-from worker.delivery.attempts import Attempts, Judged, Outlets
+from worker.delivery.attempts import Attempts, Finished, Judged, Outlets
 from worker.delivery.breakers import BreakerKey, Breakers, Change, Probe, Waits
+from worker.delivery.choosing import Broken, Resting, Stuck, in_turn, stands_in, untouched
 from worker.delivery.large import off_loop_if_large
 from worker.delivery.lines import Lines
 from worker.delivery.lookups import Known, look_up
@@ -42,7 +43,7 @@ from worker.delivery.records import RecordWriter
 from worker.delivery.resolution import Resolved, Unresolved, resolve
 from worker.delivery.retry import Interrupted, RetryPolicy
 from worker.delivery.schedule import NEAR_S, Exhausted, Expired, Rest, crowd_rest, hop_rest, rest_towards
-from worker.delivery.settling import Decision, Round, end_of, settle
+from worker.delivery.settling import Round, ToRecord, end_of, settle
 from worker.errors import AuditUnavailable, RenderError, SecretKeyMissing, SecretUnreadable, StoreUnavailable
 from worker.message import ConfigFaultReason, Rendered, Sender, choose_sender, render
 
@@ -189,9 +190,8 @@ class Course:
             case Unresolved(looked_at):
                 reason = f"no SMTP record for {', '.join(str(s) for s in looked_at)}"
                 return await self._park(Outcome.UNCONFIGURED, reason)
-            case Resolved(config):
-                self._writer.config = config
-                return await self._send_if_admitted(config)
+            case Resolved() as found:
+                return await self._send_by_one_of(*in_turn(found, self._progress))
 
     async def _configs_for(self, scope: Scope) -> ScopedConfigs:
         """Read the records; while the store is away, wait for it as long as a queue lets us."""
@@ -208,20 +208,65 @@ class Course:
         )
         return await patient(self._ports.configs.configs_for, scope)
 
-    async def _send_if_admitted(self, config: SmtpConfig) -> Settlement:
+    # Which record sends
+
+    async def _send_by_one_of(self, first: SmtpConfig, fallbacks: tuple[SmtpConfig, ...]) -> Settlement:
+        """Send by the first record that works; where none does now, the event rests."""
+        self._writer.config = first
+        # Only whoever may go on to another record asks before it takes a place: a place is its server's time.
+        ended = (self._resting(first) if fallbacks else None) or await self._send_if_admitted(first)
+        for config in fallbacks:
+            if not isinstance(ended, Resting | Broken):
+                return ended
+            if stands_in(config, self._event, self._ports.breakers, time.time()):
+                ended = await self._send_by_fallback(config, ended)
+        return await self._rest_as(first, ended) if isinstance(ended, Resting | Broken) else ended
+
+    def _resting(self, config: SmtpConfig) -> Resting | None:
+        waits = self._ports.breakers.rests(BreakerKey.of(config), time.time())
+        return None if waits is None else Resting(waits.reason)
+
+    async def _send_by_fallback(self, config: SmtpConfig, stuck: Stuck) -> Settlement | Stuck:
+        if isinstance(stuck, Broken):
+            await self._leave(stuck)
+        self._writer.config = config
+        ended = await self._send_if_admitted(config)
+        return Resting(stuck.reason) if isinstance(ended, Resting) else ended
+
+    async def _leave(self, broken: Broken) -> None:
+        """Record that the record does not work; who is left is tried again now, by another one."""
+        finished, now = broken.finished, datetime.now(UTC)
+        await self._record(broken.attempts, [ToRecord(one, one.verdict.outcome, now) for one in finished.broken])
+        self._progress = self._progress._replace(
+            attempt=finished.attempt,
+            resting=Outcome.CONFIG_FAULT.value,
+            pending=tuple(one.recipient for one in finished.broken),
+            due=None,
+        )
+
+    async def _rest_as(self, first: SmtpConfig, stuck: Stuck) -> Settlement:
+        """Rest until a record works; whoever asks why is told of the scope's default."""
+        if isinstance(stuck, Broken):
+            return await self._settle(stuck.attempts, stuck.finished)
+        self._writer.config = first
+        told = f"the SMTP record does not work ({stuck.reason}): waiting for its next trial, or for another version"
+        rest = hop_rest(self._progress.hops, self._conditions.jitter())
+        return await self._rest(Outcome.CONFIG_FAULT, told, rest)
+
+    # Whether its server may have the mail now
+
+    async def _send_if_admitted(self, config: SmtpConfig) -> Settlement | Stuck:
         place = await self._ports.lines.enter(self._event.scope, (config.host, config.port), self._incoming.lane)
         if isinstance(place, Refusal):
             return await self._rest_for_room(place)
         with place:
             return await self._send_if_unbroken(config)
 
-    async def _send_if_unbroken(self, config: SmtpConfig) -> Settlement:
+    async def _send_if_unbroken(self, config: SmtpConfig) -> Settlement | Stuck:
         key = BreakerKey.of(config)
         match self._ports.breakers.check(key, time.time()):
             case Waits(_, reason):
-                told = f"the SMTP record does not work ({reason}): waiting for its next trial, or for another version"
-                rest = hop_rest(self._progress.hops, self._conditions.jitter())
-                return await self._rest(Outcome.CONFIG_FAULT, told, rest)
+                return Resting(reason)
             case Probe(change):
                 self._ports.share(change)
                 try:
@@ -233,7 +278,7 @@ class Course:
 
     # Sending, and what came of it
 
-    async def _render_and_send(self, config: SmtpConfig, key: BreakerKey) -> Settlement:
+    async def _render_and_send(self, config: SmtpConfig, key: BreakerKey) -> Settlement | Stuck:
         sender = choose_sender(self._event, config)
         if isinstance(sender, ConfigFaultReason):
             return await self._park(Outcome.CONFIG_FAULT, f"{sender.code}: {sender.detail}")
@@ -253,7 +298,7 @@ class Course:
             return await asyncio.to_thread(render, self._event, sender)
         return await off_loop_if_large(self._incoming.body, render, self._event, sender)
 
-    async def _send(self, config: SmtpConfig, key: BreakerKey, rendered: Rendered) -> Settlement:
+    async def _send(self, config: SmtpConfig, key: BreakerKey, rendered: Rendered) -> Settlement | Stuck:
         if self._conditions.stopping():
             raise Interrupted
 
@@ -264,8 +309,13 @@ class Course:
         outlets = Outlets(ports.mailer, ports.audit, observe)
         attempts = Attempts(outlets, config, rendered, self._writer, self._progress)
         finished = await attempts.run(conditions.policy, conditions.sleep)
+        if finished.doubtful:
+            self._progress = self._progress._replace(doubtful_by=config.display_name)
+        return Broken(attempts, finished) if untouched(finished) else await self._settle(attempts, finished)
+
+    async def _settle(self, attempts: Attempts, finished: Finished) -> Settlement:
         decision = settle(finished, self._round())
-        await self._record_decided(attempts, decision)
+        await self._record(attempts, decision.to_record)
         return decision.settlement
 
     def _round(self) -> Round:
@@ -274,8 +324,8 @@ class Course:
             self._event, self._incoming.lane, self._progress, conditions.policy, now, jitter=conditions.jitter()
         )
 
-    async def _record_decided(self, attempts: Attempts, decision: Decision) -> None:
-        for one in decision.to_record:
+    async def _record(self, attempts: Attempts, decided: Iterable[ToRecord]) -> None:
+        for one in decided:
             await attempts.record(one.judged, one.outcome, one.next_attempt_at)
 
     def _tell(self, change: Change | None) -> None:

@@ -14,7 +14,7 @@ A position is the message's place in the topic: a number that grows from message
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,13 +28,12 @@ from schemas.config_change import (
     Put,
     SnapshotBegin,
     SnapshotEnd,
+    is_reference,
 )
 from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig, label
+from worker.control.references import OpenSecret, open_for
 from worker.delivery.ports import ScopedConfigs
 from worker.errors import SecretKeyMissing, SecretUnreadable
-
-OpenSecret = Callable[[str], str]
-"""Opens a sealed secret; raises SecretUnreadable or SecretKeyMissing."""
 
 # Publishers that died in the middle leave a beginning without an end behind.
 MAX_OPEN_SNAPSHOTS = 16
@@ -51,8 +50,12 @@ class _Sealed(NamedTuple):
     password: str | None
     dkim_key: str | None
 
-    def opened(self, open_secret: OpenSecret) -> list[str | None]:
-        return [None if each is None else open_secret(each) for each in self]
+    @property
+    def refers(self) -> bool:
+        return self.password is not None and is_reference(self.password)
+
+    def opened(self, scope: Scope, open_secret: OpenSecret) -> list[str | None]:
+        return [None if each is None else open_for(scope, each, open_secret) for each in self]
 
 
 @dataclass(slots=True)
@@ -62,6 +65,7 @@ class _Known:
     version: int
     position: int
     order: int = 0
+    fallback: bool = False
     packed: bytes | None = None  # None: deleted
     sealings: tuple[_Sealed, ...] = ()
     opened: SmtpConfig | None = None
@@ -70,11 +74,17 @@ class _Known:
     def lives(self) -> bool:
         return self.packed is not None
 
-    def open(self, open_secret: OpenSecret) -> SmtpConfig | None:
-        """The record, opened at its first use; None where it is deleted."""
-        if self.opened is None and self.packed is not None:
-            secrets = _first_opened(self.sealings, open_secret) if self.sealings else (None, None)
-            self.opened = PublishedConfig.model_validate_json(self.packed).opened(*secrets)
+    def open(self, scope: Scope, open_secret: OpenSecret) -> SmtpConfig | None:
+        """The record, opened at its first use; None where it is deleted.
+
+        What a reference leads to may have changed: it is asked for at each use, and `open_secret` knows how often
+        to look. The record stays the same object while its secrets do.
+        """
+        refers = any(each.refers for each in self.sealings)
+        if self.packed is not None and (self.opened is None or refers):
+            secrets = _first_opened(self.sealings, scope, open_secret) if self.sealings else (None, None)
+            if self.opened is None or secrets != _secrets_of(self.opened):
+                self.opened = PublishedConfig.model_validate_json(self.packed).opened(*secrets)
         return self.opened
 
 
@@ -106,6 +116,7 @@ class KnownConfigs:
     def __init__(self) -> None:
         """Know nothing."""
         self._records: dict[Scope, dict[str, _Known]] = {}
+        self._ranks: dict[Scope, tuple[str, ...]] = {}
         self._features: dict[Scope, _KnownFeature] = {}
         self._snapshots: dict[str, _OpenSnapshot] = {}
         self._ended: deque[str] = deque(maxlen=MAX_ENDED_SNAPSHOTS)
@@ -129,28 +140,30 @@ class KnownConfigs:
         return None
 
     def configs_for(self, scope: Scope, open_secret: OpenSecret) -> ScopedConfigs:
-        """The default record of each scope in the lineage, and whether the org's counts.
+        """The default record of each scope in the lineage, the fallbacks of the one that sends, and its feature.
 
         An unreadable password is an error where its record would be used; a record that another one
-        outranks, or of an org whose feature is off, is left out instead.
+        outranks, a fallback, or one of an org whose feature is off is left out instead.
         """
         feature = self._features.get(scope)
         enabled = feature is not None and feature.on
-        used = self._used(scope, org_enabled=enabled)
-        found = {wider: self._open(wider, open_secret, needed=wider == used) for wider in scope.lineage()}
-        return ScopedConfigs({wider: config for wider, config in found.items() if config}, org_enabled=enabled)
+        ranked = {wider: names for wider in scope.lineage() if (names := self._ranked(wider))}
+        used = next((each for each in ranked if enabled or each.level is not ScopeLevel.ORG), None)
+        found = {
+            wider: self._open(wider, names[0], open_secret, needed=wider == used) for wider, names in ranked.items()
+        }
+        records = {wider: config for wider, config in found.items() if config}
+        behind = () if used is None else self._fallbacks(used, ranked[used][1:], open_secret)
+        return ScopedConfigs(records, enabled, {used: behind}) if used and behind else ScopedConfigs(records, enabled)
 
-    def _used(self, scope: Scope, *, org_enabled: bool) -> Scope | None:
-        """The scope in the lineage whose record sends, if any."""
-        counting = (each for each in scope.lineage() if org_enabled or each.level is not ScopeLevel.ORG)
-        return next((each for each in counting if self._default(each)[1] is not None), None)
+    def _fallbacks(self, scope: Scope, names: Sequence[str], open_secret: OpenSecret) -> tuple[SmtpConfig, ...]:
+        marked = [name for name in names if self._records[scope][name].fallback]
+        opened = [self._open(scope, name, open_secret, needed=False) for name in marked]
+        return tuple(each for each in opened if each is not None)
 
-    def _open(self, scope: Scope, open_secret: OpenSecret, *, needed: bool) -> SmtpConfig | None:
-        name, known = self._default(scope)
-        if known is None:
-            return None
+    def _open(self, scope: Scope, name: str, open_secret: OpenSecret, *, needed: bool) -> SmtpConfig | None:
         try:
-            return known.open(open_secret)
+            return self._records[scope][name].open(scope, open_secret)
         except SecretUnreadable as error:
             if needed:
                 msg = f"{label(scope, name)}: {error}"
@@ -160,10 +173,16 @@ class KnownConfigs:
                 raise
         return None
 
-    def _default(self, scope: Scope) -> tuple[str, _Known | None]:
-        living = [(known.order, name, known) for name, known in self._records.get(scope, {}).items() if known.lives]
-        _, name, known = min(living, default=(0, "", None))
-        return name, known
+    def _ranked(self, scope: Scope) -> tuple[str, ...]:
+        """The names of the scope's records, its default first; each mail asks, so they are put in order once."""
+        names = self._records.get(scope)
+        if names is None:
+            return ()
+        ranked = self._ranks.get(scope)
+        if ranked is None:
+            living = sorted((known.order, name) for name, known in names.items() if known.lives)
+            ranked = self._ranks[scope] = tuple(name for _, name in living)
+        return ranked
 
     def _apply_changes(self, message: Changes, position: int) -> None:
         snapshot = self._snapshots.get(message.snapshot) if message.snapshot else None
@@ -184,7 +203,9 @@ class KnownConfigs:
         sealed = _Sealed(put.secret, put.dkim_secret)
         sealings = (sealed,) if any(sealed) else ()
         if known is None or put.version > known.version:
-            names[put.name] = _Known(put.version, position, put.order, put.config.model_dump_json().encode(), sealings)
+            packed = put.config.model_dump_json().encode()
+            names[put.name] = _Known(put.version, position, put.order, put.fallback, packed, sealings)
+            self._ranks.pop(put.scope, None)
         elif put.version == known.version and known.lives:
             known.position = max(known.position, position)
             if sealings and sealed not in known.sealings:
@@ -195,6 +216,7 @@ class KnownConfigs:
         known = names.get(delete.name)
         if known is None or delete.version >= known.version:
             names[delete.name] = _Known(delete.version, position)
+            self._ranks.pop(delete.scope, None)
 
     def _set_feature(self, feature: Feature, position: int) -> None:
         known = self._features.get(feature.scope)
@@ -225,6 +247,7 @@ class KnownConfigs:
     def _drop_absent(self, snapshot: _OpenSnapshot) -> int:
         """Forget altogether, versions too: the right store's snapshot may follow that of a wrong one."""
         before = len(self) + len(self._features)
+        self._ranks.clear()
         for scope, names in self._records.items():
             self._records[scope] = {
                 name: known
@@ -239,14 +262,18 @@ class KnownConfigs:
         return before - len(self) - len(self._features)
 
 
-def _first_opened(sealings: tuple[_Sealed, ...], open_secret: OpenSecret) -> list[str | None]:
+def _first_opened(sealings: tuple[_Sealed, ...], scope: Scope, open_secret: OpenSecret) -> list[str | None]:
     *older, newest = sealings
     try:
-        return newest.opened(open_secret)
+        return newest.opened(scope, open_secret)
     except SecretUnreadable:
         if not older:
             raise
-        return _first_opened(tuple(older), open_secret)
+        return _first_opened(tuple(older), scope, open_secret)
+
+
+def _secrets_of(config: SmtpConfig) -> list[str | None]:
+    return [None if each is None else each.get_secret_value() for each in (config.password, config.dkim_key)]
 
 
 def _key(change: Put | Delete | Feature) -> _Key:

@@ -203,6 +203,7 @@ def replayed_headers(message: ParkedMessage, now: datetime) -> dict[str, Any]:
         attempt=progress.attempt,
         pending=pending or None,
         doubtful=(pending or recipients) if message.reason == Outcome.IN_DOUBT else progress.doubtful,
+        doubtful_by=progress.doubtful_by,
         first_seen=now,
     )
     return carried(message.headers, fresh.headers())

@@ -16,6 +16,7 @@ HOPS = "x-postbote-hops"
 RESTING = "x-postbote-resting"
 PENDING = "x-postbote-pending"
 DOUBTFUL = "x-postbote-doubtful"
+DOUBTFUL_BY = "x-postbote-doubtful-by"
 HELD = "x-postbote-held"
 HELD_REASON = "x-postbote-held-reason"
 HELD_DETAIL = "x-postbote-held-detail"
@@ -38,6 +39,7 @@ class Progress(NamedTuple):  # each mail makes some, and a frozen dataclass take
     resting      the outcome recorded for the last such rest, so that it is said once
     pending      whom nothing final was said about; None: everybody
     doubtful     of these, who may have the mail already
+    doubtful_by  the display name of the record whose server that is
     held         who waits for an operator, with the first one's reason and detail
     first_seen   when the event was first taken
     due          not to be tried before
@@ -50,6 +52,7 @@ class Progress(NamedTuple):  # each mail makes some, and a frozen dataclass take
     resting: str = ""
     pending: tuple[str, ...] | None = None
     doubtful: tuple[str, ...] = ()
+    doubtful_by: str = ""
     held: tuple[str, ...] = ()
     held_reason: str = ""
     held_detail: str = ""
@@ -65,6 +68,7 @@ class Progress(NamedTuple):  # each mail makes some, and a frozen dataclass take
             HOPS: self.hops,
             RESTING: self.resting,
             DOUBTFUL: list(self.doubtful),
+            DOUBTFUL_BY: self.doubtful_by if self.doubtful else "",
             HELD: list(self.held),
             HELD_REASON: self.held_reason,
             HELD_DETAIL: self.held_detail[:_MAX_DETAIL_CHARS],
@@ -91,6 +95,7 @@ def read_progress(headers: Mapping[str, Any], recipients: Iterable[str]) -> Prog
         resting=_text(headers.get(RESTING)),
         pending=_among(headers.get(PENDING), named) or None,  # nobody at all would be a mail lost in silence
         doubtful=_among(headers.get(DOUBTFUL), named),
+        doubtful_by=_text(headers.get(DOUBTFUL_BY)),
         held=_among(headers.get(HELD), named),
         held_reason=_text(headers.get(HELD_REASON)),
         held_detail=_text(headers.get(HELD_DETAIL)),

@@ -2,7 +2,8 @@
 
 org over partner over controller; the whole record of the most specific scope wins. An org's
 record counts only while the org-level feature is on: while it is off, nothing shows that the
-record exists.
+record exists. Fallbacks are of the winner's own scope: where none of them works, mail waits, and
+no other scope's record sends it.
 """
 
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from worker.delivery.ports import ScopedConfigs
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The record that applies; `passed_over` are the wider scopes whose records it hides."""
+    """The record that applies; `passed_over` are the wider scopes whose records it hides.
+
+    `fallbacks` are records of the same scope, in their order, which send while it does not work.
+    """
 
     config: SmtpConfig
     passed_over: tuple[Scope, ...] = ()
+    fallbacks: tuple[SmtpConfig, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,4 +42,8 @@ def resolve(scope: Scope, stored: ScopedConfigs) -> Resolution:
     found = [s for s in lineage if s in stored.records]
     if not found:
         return Unresolved(lineage)
-    return Resolved(stored.records[found[0]], tuple(found[1:]))
+    winner = found[0]
+    fallbacks = stored.fallbacks.get(winner, ())
+    if fallbacks:
+        fallbacks = tuple(each for each in fallbacks if each.scope == winner)
+    return Resolved(stored.records[winner], tuple(found[1:]), fallbacks)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -21,6 +22,7 @@ from tenacity.wait import wait_exponential_jitter
 
 from schemas.audit import AuditRecord
 from schemas.audit_query import AuditPage, AuditQuery, epoch_ms
+from worker.delivery.ports import Document
 from worker.errors import AuditUnavailable
 
 log = structlog.get_logger(__name__)
@@ -41,8 +43,21 @@ _SETUP = (
 )
 _INSERT = "INSERT OR IGNORE INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _EQUAL = ("category", "type", "outcome", "partner", "org", "recipient", "event_id", "event_source")
-# The order of OpenSearch's answer, where a missing recipient comes last.
-_ORDER = "at_ms DESC, event_id, recipient IS NULL, recipient, attempt DESC, outcome, event_source"
+_OF_CONFIG = {
+    name: f"json_extract(CAST(document AS TEXT), '$.config.{key}') = ?"
+    for name, key in {"config": "name", "config_scope": "scope"}.items()
+}
+# Of a change, what its row has no column for.
+_OF_CHANGE = "CASE WHEN event_id = '' THEN json_extract(CAST(document AS TEXT), '$.{}') END"
+# The order of OpenSearch's answer, where a missing recipient comes last, and a change after the mails.
+_ORDER = ", ".join(
+    (
+        "at_ms DESC, event_id = '', event_id, recipient IS NULL, recipient, attempt DESC, outcome, event_source, type",
+        _OF_CHANGE.format("subject"),
+        f"{_OF_CHANGE.format('version')} DESC",
+        _OF_CHANGE.format("action"),
+    )
+)
 
 Row = tuple[Any, ...]
 
@@ -75,12 +90,19 @@ class SqliteAudit:
 
         Raises AuditUnavailable once this closes.
         """
+        await self._write([_row(record) for record in records])
+
+    async def write_documents(self, documents: Sequence[Document]) -> None:
+        """Like `write`, for records that are documents already, such as those of changes."""
+        await self._write([_row_of_document(each) for each in documents])
+
+    async def _write(self, rows: Sequence[Row]) -> None:
         if self._closed:
             msg = "the audit is closed"
             raise AuditUnavailable(msg)
-        if not records:
+        if not rows:
             return
-        waiting = _Waiting([_row(record) for record in records], asyncio.get_running_loop().create_future())
+        waiting = _Waiting(rows, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         if self._committer is None or self._committer.done():
             self._committer = asyncio.create_task(self._commit_all(), name="audit committer")
@@ -200,6 +222,31 @@ def _row(record: AuditRecord) -> Row:
     )
 
 
+def _row_of_document(document: Document) -> Row:
+    """The row of a document, in which a change has neither outcome nor event: empty, which no filter matches."""
+    record = orjson.loads(document.document)
+    recipient = _text(record, "recipient")
+    return (
+        document.document_id,
+        epoch_ms(datetime.fromisoformat(record["@timestamp"]).astimezone(UTC)),
+        _text(record, "category") or "",
+        _text(record, "type") or "",
+        _text(record, "outcome") or "",
+        _text(record, "partner"),
+        _text(record, "org"),
+        recipient.lower() if recipient is not None else None,
+        _text(record, "event_id") or "",
+        _text(record, "event_source") or "",
+        record["attempt"] if isinstance(record.get("attempt"), int) else 0,
+        document.document,
+    )
+
+
+def _text(record: Mapping[str, Any], name: str) -> str | None:
+    value = record.get(name)
+    return value if isinstance(value, str) else None
+
+
 def _search(connection: sqlite3.Connection, query: AuditQuery) -> tuple[int, list[bytes]]:
     where, values = _where(query)
     # Composed of the constants above; every value is bound.
@@ -222,4 +269,10 @@ def _where(query: AuditQuery) -> tuple[str, Row]:
         value = getattr(query, column)
         if value is not None:
             conditions[f"{column} = ?"] = str(value).lower() if column == "recipient" else str(value)
+    for name, condition in _OF_CONFIG.items():
+        value = getattr(query, name)
+        if value is not None:
+            conditions[condition] = value
+    if query.outcomes:
+        conditions["outcome IN (SELECT value FROM json_each(?))"] = orjson.dumps(query.outcomes).decode()
     return " AND ".join(conditions) or "1", tuple(conditions.values())

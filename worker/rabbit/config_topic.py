@@ -19,7 +19,8 @@ from tenacity.wait import wait_exponential_jitter
 
 from schemas.config_change import ConfigMessageError, Marker, Message, read_message
 from schemas.smtp_config import Scope
-from worker.delivery.known_configs import KnownConfigs, OpenSecret
+from worker.control.references import OpenSecret
+from worker.delivery.known_configs import KnownConfigs
 from worker.delivery.ports import ScopedConfigs
 from worker.errors import BrokerUnavailable, TopologyMismatch
 from worker.rabbit.config_stream import FIRST, Delivery, Place, StreamReader, head_of, publish_marker
@@ -54,7 +55,8 @@ class TopicStatus:
 class ConfigTopic:
     """Fulfils `worker.delivery.ports.ConfigSource` from the topic.
 
-    `open_secret` opens a sealed password at its record's first use, once for each version.
+    `open_secret` opens a sealed password at its record's first use, once for each version, and is
+    asked at each use what a reference leads to (see `worker.control.references.Opening`).
     """
 
     def __init__(

@@ -7,6 +7,7 @@ the loop and without a lock; what they ask for (dials, farewells) happens afterw
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -15,7 +16,7 @@ from schemas.smtp_config import Scope, SmtpConfig, TlsMode
 from worker.delivery.ports import Answer, Fault, MailEnvelope, Phase, RenderedMessage, TransactionResult
 from worker.smtp.connection import QUIT_S, SmtpConnection
 from worker.smtp.destination import Destination
-from worker.smtp.dial import DialFailed, dial
+from worker.smtp.dial import DialFailed, Dialled, dial
 from worker.smtp.egress import EgressGuard
 from worker.smtp.job import Job
 from worker.smtp.room import WaitingRoom
@@ -24,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 MAX_KEYS = 1000
 MAX_CONNECTIONS = 500
+
+Dialler = Callable[[SmtpConfig], Awaitable[Dialled]]
+"""Makes a connection of a record; raises DialFailed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,19 @@ class SmtpPool:
     """Fulfils `worker.delivery.ports.Mailer`, and `worker.smtp.destination.Host` for its destinations."""
 
     def __init__(
-        self, ehlo_name: str, *, guard: EgressGuard | None = None, max_connections: int = MAX_CONNECTIONS
+        self,
+        ehlo_name: str,
+        *,
+        guard: EgressGuard | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        dialler: Dialler | None = None,
     ) -> None:
-        """Nothing is connected until mail comes; `guard` says where tenants' records may lead."""
-        self._ehlo_name = ehlo_name
-        self._guard = guard or EgressGuard()
+        """Nothing is connected until mail comes; `guard` says where tenants' records may lead.
+
+        `dialler` dials in place of `dial` with that name and guard (see `probe_reach`).
+        """
+        permitted = guard or EgressGuard()
+        self._dialler = dialler or (lambda config: dial(config, ehlo_name, permitted))
         self._max_connections = max_connections
         self._room = WaitingRoom()
         self._destinations: OrderedDict[PoolKey, Destination] = OrderedDict()
@@ -107,8 +119,10 @@ class SmtpPool:
     def _destination(self, config: SmtpConfig) -> Destination:
         found = self._by_record.get(id(config))
         if found is not None and found[0] is config:
+            found[1].config = config
             return found[1]
         destination = self._look_up(config)
+        destination.config = config  # where the record refers to a file, its password may have changed, and no version
         self._by_record[id(config)] = (config, destination)
         if len(self._by_record) > MAX_KEYS:
             self._prune()
@@ -195,7 +209,7 @@ class SmtpPool:
 
     async def _connect(self, destination: Destination) -> None:
         try:
-            dialled = await dial(destination.config, self._ehlo_name, self._guard)
+            dialled = await self._dialler(destination.config)
         except DialFailed as failed:
             destination.dial_failed(failed.answer)
             self._give_back()

@@ -30,6 +30,7 @@ from worker.smtp.commands import LocalProtocolError
 from worker.smtp.dial import Dialled, dial
 from worker.smtp.egress import EgressGuard
 from worker.smtp.probe_dialogue import Dialogue
+from worker.smtp.probe_reach import TENANT_REACH_S, OutOfReach, Reached, reach_as_tenant
 from worker.smtp.probe_stages import NOT_COME_TO, Audience, Report, Stage, StageName, Subject
 from worker.smtp.probe_watch import ObservedClient, Observer, Timeline, watched_resolver
 from worker.smtp.reach import DialFailed, Resolver, look_up
@@ -39,8 +40,6 @@ __all__ = ["Audience", "Report", "Stage", "check"]
 # Somebody sits and waits. A server that needs longer for one step is as good as none.
 STAGE_S = 15.0
 OVERALL_S = 60.0
-# Two repetitions of a lost SYN (after 1 and 3 s) fit into it, and any way around the world.
-TENANT_REACH_S = 5.0
 _SUCCESS = 299
 # What MAIL announces. It is never sent, but SIZE has to say something.
 _UNSENT = RenderedMessage(b"\r\n", "<check@invalid>")
@@ -107,10 +106,9 @@ class _Probe:
     resolve: Resolver
     limits: Limits
     failed_ms: float | None = None
-    _reached: bool = False
 
     async def run(self, sender: str | None, recipient: str | None) -> None:
-        dialled = await (self._reach_as_tenant() if self.audience is Audience.TENANT else self._dial(None))
+        dialled = await (self._reach_as_tenant() if self.audience is Audience.TENANT else self._dial(lambda: None))
         dialogue = Dialogue(dialled, self.config.timeout_s)
         try:
             if self.config.anonymous:
@@ -121,12 +119,7 @@ class _Probe:
 
     # To the server
 
-    async def _dial(self, limit: asyncio.Timeout | None) -> Dialled:
-        def reached() -> None:
-            self._reached = True
-            if limit is not None:
-                limit.reschedule(None)  # from here on the steps' own limits hold
-
+    async def _dial(self, reached: Reached) -> Dialled:
         def make_client(**given: Any) -> aiosmtplib.SMTP:
             return ObservedClient(self.config, self.timeline, reached, **given)
 
@@ -134,24 +127,13 @@ class _Probe:
         return await dial(self.config, self.ehlo_name, self.guard, resolver, make_client)
 
     async def _reach_as_tenant(self) -> Dialled:
-        """Dial, with one end for every way in which the server cannot be reached."""
-        if denied := self.guard.port_denied(self.config):
-            raise DialFailed(Answer(Phase.CONNECT, fault=Fault.EGRESS_DENIED, detail=denied))
         self.timeline.begin(StageName.REACH)
         reach_s = min(self.config.timeout_s, self.limits.tenant_reach_s)
-        until = asyncio.get_running_loop().time() + reach_s
         try:
-            async with asyncio.timeout_at(until) as limit:
-                return await self._dial(limit)
-        except DialFailed as failed:
-            if self._reached or failed.answer.phase is Phase.TLS:  # connected, and then the ca_bundle was no good
-                raise
-        except TimeoutError:
-            if self._reached:
-                raise
-        await asyncio.sleep(until - asyncio.get_running_loop().time())
-        self.failed_ms = round(reach_s * 1000, 1)
-        raise DialFailed(Answer(Phase.CONNECT, fault=Fault.UNREACHABLE))
+            return await reach_as_tenant(self.config, self.guard, reach_s, self._dial)
+        except OutOfReach:
+            self.failed_ms = round(reach_s * 1000, 1)
+            raise
 
     # At the server
 

@@ -20,10 +20,10 @@ async def changes_of(connection: AsyncConnection, scope: Scope | None) -> list[P
 
     A name without a record was deleted with the highest version that it ever had.
     """
-    puts = [_put(row) for row in await _rows(connection, _of(scope, smtp_configs))]
-    deletes = [_delete(row) for row in await _rows(connection, _deleted(scope))]
+    puts = [to_put(row) for row in await _rows(connection, _of(scope, smtp_configs))]
+    deletes = [to_delete(row) for row in await _rows(connection, _deleted(scope))]
     ever_set = _of(scope, features).where(features.c.version > 0, features.c.org != "")
-    return [*puts, *deletes, *(_feature(row) for row in await _rows(connection, ever_set))]
+    return [*puts, *deletes, *(to_feature(row) for row in await _rows(connection, ever_set))]
 
 
 async def _rows(connection: AsyncConnection, query: Select[tuple[object, ...]]) -> Sequence[RowMapping]:
@@ -44,20 +44,29 @@ def _deleted(scope: Scope | None) -> Select[tuple[object, ...]]:
     return _of(scope, config_versions).where(~select(smtp_configs.c.id).where(living).exists())
 
 
-def _put(row: RowMapping) -> Put:
+def to_put(row: RowMapping) -> Put:
+    """The record in `row`; raises StoreUnavailable, naming it, where what is stored is no valid record."""
     scope = scope_of(row)
     values = {name: row[name] for name in _COLUMNS} | {"partner": scope.partner, "org": scope.org}
     try:
         config = PublishedConfig.model_validate(values)
-        return Put(config=config, secret=row["secret"], dkim_secret=row["dkim_secret"], order=row["id"])
+        return Put(
+            config=config,
+            secret=row["secret"],
+            dkim_secret=row["dkim_secret"],
+            order=row["rank"],
+            fallback=row["fallback"],
+        )
     except ValidationError as error:
         raise invalid(scope, row["display_name"], error) from None
 
 
-def _delete(row: RowMapping) -> Delete:
+def to_delete(row: RowMapping) -> Delete:
+    """That the record in `row` is gone, which has its last version."""
     scope = scope_of(row)
     return Delete(partner=scope.partner, org=scope.org, display_name=row["display_name"], version=row["version"])
 
 
-def _feature(row: RowMapping) -> Feature:
+def to_feature(row: RowMapping) -> Feature:
+    """What `row` says of its org."""
     return Feature(partner=row["partner"], org=row["org"], org_smtp=row["org_smtp"], version=row["version"])

@@ -19,6 +19,9 @@ class ControllerFromEnvironment:
         self._record = record
 
     async def configs_for(self, scope: Scope) -> ScopedConfigs:
-        """The inner source's answer with the controller's record replaced."""
+        """The inner source's answer with the controller's record replaced, and without fallbacks for it."""
         found = await self._inner.configs_for(scope)
-        return ScopedConfigs({**found.records, Scope(): self._record}, org_enabled=found.org_enabled)
+        fallbacks = {owner: records for owner, records in found.fallbacks.items() if owner != Scope()}
+        return ScopedConfigs(
+            {**found.records, Scope(): self._record}, org_enabled=found.org_enabled, fallbacks=fallbacks
+        )

@@ -1,13 +1,15 @@
 """Between a row of ``smtp_configs`` and an `SmtpConfig`, and what of it may be shown."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from pydantic import SecretStr, ValidationError
 from sqlalchemy import RowMapping
 
+from schemas.config_change import is_reference
 from schemas.smtp_config import SECRETS, Scope, SmtpConfig, label
+from worker.control.records import SecretName, StoredRecord
 from worker.errors import StoreUnavailable
 from worker.store.models import smtp_configs
 
@@ -25,35 +27,6 @@ class ScopeKey(NamedTuple):
     def of(cls, scope: Scope) -> "ScopeKey":
         """Spell `scope`."""
         return cls(scope.partner or "", scope.org or "")
-
-
-@dataclass(frozen=True, slots=True)
-class RecordSummary:
-    """A stored record without its secrets, made without any key: what lists and pages show.
-
-    `fields` holds JSON values under `SmtpConfig`'s names, the password left out.
-    """
-
-    scope: Scope
-    name: str
-    is_default: bool
-    password_set: bool
-    dkim_key_set: bool
-    fingerprint: str
-    warnings: tuple[str, ...]
-    fields: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """One flat object for JSON."""
-        return {
-            "scope": str(self.scope),
-            **self.fields,
-            "is_default": self.is_default,
-            "password_set": self.password_set,
-            "dkim_key_set": self.dkim_key_set,
-            "fingerprint": self.fingerprint,
-            "warnings": list(self.warnings),
-        }
 
 
 def scope_of(row: RowMapping) -> Scope:
@@ -82,10 +55,34 @@ def to_columns(sealed: Secrets) -> dict[str, str | None]:
     return {"secret": sealed.password, "dkim_secret": sealed.dkim_key}
 
 
-def to_values(config: SmtpConfig, sealed: Secrets, version: int) -> dict[str, Any]:
-    """The columns that a put writes; the secrets are `sealed`."""
-    values = config.model_dump(mode="json", include=set(_FIELDS))
-    return {**values, **to_columns(sealed), "version": version}
+def source_of(row: RowMapping) -> SecretName | None:
+    """The named secret that the row's password was copied from."""
+    if row["secret_name"] is None:
+        return None
+    return SecretName(Scope(row["secret_partner"] or None, row["secret_org"] or None), row["secret_name"])
+
+
+def source_columns(source: SecretName | None) -> dict[str, str | None]:
+    """The columns of the named secret behind a password."""
+    partner, org = (None, None) if source is None else ScopeKey.of(source.scope)
+    return {"secret_partner": partner, "secret_org": org, "secret_name": source.name if source else None}
+
+
+def field_columns(config: SmtpConfig) -> dict[str, Any]:
+    """The columns of what `config` says, but its key, its version and its secrets."""
+    return config.model_dump(mode="json", include=set(_FIELDS) - {"version"})
+
+
+def to_fields(config: SmtpConfig) -> dict[str, Any]:
+    """What lists, pages and the history show of `config`, as JSON values: everything but its secrets."""
+    return config.model_dump(mode="json", exclude=set(SECRETS))
+
+
+def stored_fields(row: RowMapping) -> dict[str, Any]:
+    """The same of `row`, be it a valid record or not: what cannot be read any more can still be deleted."""
+    scope = scope_of(row)
+    key = {"partner": scope.partner, "org": scope.org, "display_name": row["display_name"]}
+    return {**key, **{name: row[name] for name in _FIELDS}}
 
 
 def to_config(row: RowMapping, opened: Secrets) -> SmtpConfig:
@@ -93,16 +90,17 @@ def to_config(row: RowMapping, opened: Secrets) -> SmtpConfig:
 
     Raises StoreUnavailable, naming record and field, where what is stored is no valid record.
     """
-    scope = scope_of(row)
-    values = {name: row[name] for name in _FIELDS}
-    values |= {"partner": scope.partner, "org": scope.org, "display_name": row["display_name"]}
-    secrets = opened._asdict()
+    secrets = {name: None if value is None else SecretStr(value) for name, value in opened._asdict().items()}
     try:
-        return SmtpConfig.model_validate(
-            {**values, **{name: None if value is None else SecretStr(value) for name, value in secrets.items()}}
-        )
+        return SmtpConfig.model_validate({**stored_fields(row), **secrets})
     except ValidationError as error:
-        raise invalid(scope, row["display_name"], error) from None
+        raise invalid(scope_of(row), row["display_name"], error) from None
+
+
+def shown_config(row: RowMapping) -> SmtpConfig:
+    """The record in `row` with empty stand-ins for its secrets: for what is shown of it, and needs no key."""
+    # A user name needs a password beside it to be valid.
+    return to_config(row, sealed_in(row).each(lambda _: ""))
 
 
 def invalid(scope: Scope, name: str, error: ValidationError) -> StoreUnavailable:
@@ -112,18 +110,32 @@ def invalid(scope: Scope, name: str, error: ValidationError) -> StoreUnavailable
     return StoreUnavailable(f"the stored {label(scope, name)} is not valid ({fault}: {found['msg']}): save it again")
 
 
-def to_summary(row: RowMapping) -> RecordSummary:
-    """What may be shown of `row`; needs no key, so that a lost key hides no record."""
-    sealed = sealed_in(row)
-    # A user name needs a password beside it to be valid; the stand-ins never leave the function.
-    config = to_config(row, sealed.each(lambda _: ""))
-    return RecordSummary(
+def to_records(rows: Iterable[RowMapping]) -> tuple[StoredRecord, ...]:
+    """What may be shown of `rows`, which have each scope's fallbacks in their order; needs no key."""
+    fallbacks: Counter[Scope] = Counter()
+    found = []
+    for row in rows:
+        if row["fallback"]:
+            fallbacks[scope_of(row)] += 1
+        found.append(_to_record(row, fallbacks[scope_of(row)] if row["fallback"] else None))
+    return tuple(found)
+
+
+def _to_record(row: RowMapping, fallback: int | None) -> StoredRecord:
+    config = shown_config(row)
+    return StoredRecord(
         scope=config.scope,
         name=config.display_name,
         is_default=row["is_default"],
-        password_set=sealed.password is not None,
-        dkim_key_set=sealed.dkim_key is not None,
+        fallback=fallback,
+        password_set=row["secret"] is not None,
+        dkim_key_set=row["dkim_secret"] is not None,
+        secret=source_of(row),
+        reference=row["secret"] if row["secret"] is not None and is_reference(row["secret"]) else None,
         fingerprint=config.fingerprint,
+        version=config.version,
+        updated_at=row["updated_at"],
+        updated_by=row["updated_by"],
         warnings=config.warnings(),
-        fields=config.model_dump(mode="json", exclude=set(SECRETS)),
+        fields=to_fields(config),
     )

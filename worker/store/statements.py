@@ -1,13 +1,14 @@
-"""The statements that write, each on a transaction that `database.Store.writing` opened.
+"""The statements that write records, each on a transaction that `database.Store.writing` opened.
 
-They run alike on SQLite and PostgreSQL. Every writer calls `lock_scope` first: SQLite has one
-writer at a time anyhow, PostgreSQL puts the writers of one scope in a line at that row.
+They run alike on SQLite and PostgreSQL. Every writer calls `lock_scopes` first, and of the rows that it
+changes it takes records before secrets, each by their ids: whoever keeps to that order waits for
+others and never deadlocks. SQLite has one writer at a time anyhow.
 """
 
-from datetime import datetime
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, delete, select, update
+from sqlalchemy import ColumnElement, RowMapping, Table, and_, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,19 +22,31 @@ def in_scope(table: Table, key: ScopeKey) -> ColumnElement[bool]:
 
 
 def named(table: Table, key: ScopeKey, name: str) -> ColumnElement[bool]:
-    """The condition that a row of `table` is the scope's record of that name."""
+    """The condition that a row of `table` is about the scope's record of that name."""
     return and_(in_scope(table, key), table.c.display_name == name)
 
 
 async def lock_scope(connection: AsyncConnection, key: ScopeKey) -> None:
     """Hold the scope for this transaction; its row is made where it has none."""
-    await connection.execute(_insert(connection, features).values(**key._asdict()).on_conflict_do_nothing())
+    await connection.execute(insert_into(connection, features).values(**key._asdict()).on_conflict_do_nothing())
     await connection.execute(select(features.c.org_smtp).where(in_scope(features, key)).with_for_update())
+
+
+async def lock_scopes(connection: AsyncConnection, keys: Iterable[ScopeKey]) -> None:
+    """Hold several, the widest first, always in the same order."""
+    for key in sorted(set(keys)):
+        await lock_scope(connection, key)
+
+
+async def rows_of(connection: AsyncConnection, of: ColumnElement[bool]) -> Sequence[RowMapping]:
+    """The records that `of` chooses by their ids, held for this transaction."""
+    chosen = select(smtp_configs).where(of).order_by(smtp_configs.c.id).with_for_update()
+    return (await connection.execute(chosen)).mappings().all()
 
 
 async def next_version(connection: AsyncConnection, key: ScopeKey, name: str) -> int:
     """Raise the high-water mark of (scope, name) by one and return it; it begins at 1."""
-    made = _insert(connection, config_versions).values(**key._asdict(), display_name=name, version=1)
+    made = insert_into(connection, config_versions).values(**key._asdict(), display_name=name, version=1)
     raised = made.on_conflict_do_update(
         index_elements=["partner", "org", "display_name"],
         set_={"version": config_versions.c.version + 1},
@@ -41,41 +54,23 @@ async def next_version(connection: AsyncConnection, key: ScopeKey, name: str) ->
     return int((await connection.execute(raised)).scalar_one())
 
 
-async def write_record(
-    connection: AsyncConnection, key: ScopeKey, name: str, values: dict[str, Any], now: datetime
-) -> None:
-    """Replace the record, or make it: the first of its scope is the scope's default."""
-    replaced = update(smtp_configs).where(named(smtp_configs, key, name)).values(**values, updated_at=now)
-    if (await connection.execute(replaced)).rowcount:
-        return
-    default = select(smtp_configs.c.id).where(in_scope(smtp_configs, key), smtp_configs.c.is_default)
-    first = (await connection.execute(default)).first() is None
-    made = smtp_configs.insert().values(
-        **key._asdict(), display_name=name, **values, is_default=first, created_at=now, updated_at=now
-    )
-    await connection.execute(made)
+async def insert_record(connection: AsyncConnection, values: dict[str, Any]) -> RowMapping:
+    """Make a record and return its row."""
+    made = smtp_configs.insert().values(**values).returning(*smtp_configs.c)
+    return (await connection.execute(made)).mappings().one()
 
 
-async def delete_record(connection: AsyncConnection, key: ScopeKey, name: str) -> bool:
-    """Remove the record; the oldest other one follows a default. False where there was none."""
-    chosen = named(smtp_configs, key, name)
-    was_default = (await connection.execute(select(smtp_configs.c.is_default).where(chosen))).scalar_one_or_none()
-    if was_default is None:
-        return False
-    await connection.execute(delete(smtp_configs).where(chosen))
-    if was_default:
-        await _promote_oldest(connection, key)
-    return True
+async def update_record(connection: AsyncConnection, row_id: int, values: dict[str, Any]) -> RowMapping:
+    """Change a record and return its row as it is now."""
+    changed = update(smtp_configs).where(smtp_configs.c.id == row_id).values(**values).returning(*smtp_configs.c)
+    return (await connection.execute(changed)).mappings().one()
 
 
-async def _promote_oldest(connection: AsyncConnection, key: ScopeKey) -> None:
-    # By id and not by time: clocks differ between hosts, and readers of the config topic rank records alike.
-    oldest = select(smtp_configs.c.id).where(in_scope(smtp_configs, key)).order_by(smtp_configs.c.id).limit(1)
-    follower = (await connection.execute(oldest)).scalar_one_or_none()
-    if follower is not None:
-        await connection.execute(update(smtp_configs).where(smtp_configs.c.id == follower).values(is_default=True))
+async def delete_record(connection: AsyncConnection, row_id: int) -> None:
+    """Remove a record."""
+    await connection.execute(delete(smtp_configs).where(smtp_configs.c.id == row_id))
 
 
-def _insert(connection: AsyncConnection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    # Both spell ON CONFLICT alike; SQLAlchemy has no common form of it.
+def insert_into(connection: AsyncConnection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that knows ON CONFLICT, which both databases spell alike and SQLAlchemy has no common form of."""
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)

@@ -8,6 +8,7 @@ import pytest
 
 from worker.audit.opensearch import OpenSearchAudit
 from worker.audit.search import OpenSearchSearch
+from worker.delivery.ports import Document
 from worker.embedded.audit import SqliteAudit
 
 
@@ -28,6 +29,10 @@ class AuditUnderTest:
 
     async def write(self, *records):
         await self.audit.write(records)
+
+    async def write_changes(self, *changes):
+        documents = [Document(change.document_id, change.index_month, change.to_json()) for change in changes]
+        await self.audit.write_documents(documents)
 
     async def search(self, query):
         self.make_visible()

@@ -5,11 +5,15 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from schemas.audit import Outcome, Reply
+from schemas.audit import ConfigUsed, Outcome, Reply
+from schemas.audit_change import Action, ChangeType
 from schemas.audit_query import AuditQuery
 from tests.unit.audit.audit_samples import NOON, audit_record, ids_of
+from tests.unit.shipping.shipping_samples import change_record
 from worker.audit import index_template
 from worker.audit.link import Call
+from worker.audit.opensearch import OpenSearchAudit
+from worker.delivery.ports import Document
 from worker.errors import AuditUnavailable
 
 
@@ -17,6 +21,10 @@ from worker.errors import AuditUnavailable
 def audit(request):
     # Resolved by name, so that the embedded half needs no server.
     return request.getfixturevalue(f"over_{request.param}")
+
+
+def used(scope, name):
+    return ConfigUsed(scope=scope, name=name, version=1, fingerprint="ab" * 8, host="smtp.example.org", port=587)
 
 
 def found_ids(page):
@@ -57,13 +65,20 @@ class TestContract:
             ({"event_source": "/crm"}, ["f"]),
             ({"event_source": "/crm", "outcome": Outcome.REFUSED}, []),
             ({"event_id": "' OR 1=1 --"}, []),
+            ({"config": "spare"}, ["b"]),
+            ({"config": "Spare"}, []),
+            ({"config": "default", "config_scope": "org:acme/dev"}, ["d", "e", "f", "g"]),
+            ({"config": "default", "config_scope": "controller"}, []),
+            ({"config_scope": "partner:globex"}, ["c"]),
+            ({"outcomes": (Outcome.REFUSED, Outcome.IN_DOUBT)}, ["b"]),
+            ({"outcomes": (Outcome.REFUSED, Outcome.ACCEPTED), "config": "default", "partner": "globex"}, ["c"]),
         ],
         ids=str,
     )
     async def test_filters_match_exactly_and_together(self, audit, filters, expected):
         await audit.write(
-            audit_record(event_id="b", outcome=Outcome.REFUSED),
-            audit_record(event_id="c", partner="globex", org=None),
+            audit_record(event_id="b", outcome=Outcome.REFUSED, config=used("org:acme/dev", "spare")),
+            audit_record(event_id="c", partner="globex", org=None, config=used("partner:globex", "default")),
             audit_record(event_id="d", org="prod"),
             audit_record(event_id="e", recipient="Ann.Lee@example.org"),
             audit_record(event_id="f", event_source="/crm"),
@@ -165,6 +180,64 @@ class TestContract:
         await audit.write(*records[::2])
         assert await audit.audit.recorded(ids_of(*records)) == {record.document_id for record in records[::2]}
 
+    async def test_a_change_is_found_as_it_was_written_among_the_mails(self, audit):
+        change = change_record(3)
+        await audit.write(audit_record(event_id="mail"))
+        await audit.write_changes(change, change)
+        await audit.write_changes(change)  # told twice
+        page = await audit.search(AuditQuery(type="smtp_config.changed"))
+        assert page.records == [change.model_dump(mode="json", by_alias=True, exclude_none=True)]
+        assert (await audit.search(AuditQuery(category="SYSTEMAUDIT"))).total == 2
+        assert found_ids(await audit.search(AuditQuery(type="email.delivery"))) == ["mail"]
+        assert await audit.audit.recorded({change.document_id: change.index_month}) == {change.document_id}
+
+    @pytest.mark.parametrize(
+        ("filters", "expected"),
+        [
+            ({"type": "secret.changed"}, ["2"]),
+            ({"type": "smtp_config.changed", "partner": "acme"}, ["1", "4"]),
+            ({"partner": "acme", "org": "dev"}, ["1"]),
+            ({"partner": "globex"}, ["3"]),
+            ({"outcome": Outcome.ACCEPTED}, []),
+            ({"event_id": "change-1"}, []),
+            ({"type": "*.changed"}, []),
+            ({"config": "default"}, []),
+        ],
+        ids=str,
+    )
+    async def test_changes_are_filtered_like_mails(self, audit, filters, expected):
+        await audit.write_changes(
+            change_record(1, subject="1"),
+            change_record(2, subject="2", type=ChangeType.SECRET, partner=None, org=None),
+            change_record(3, subject="3", partner="globex"),
+            change_record(4, subject="4", org=None, version=None, changed=()),
+        )
+        page = await audit.search(AuditQuery(**filters))
+        assert [record["subject"] for record in page.records] == expected
+        assert page.total == len(expected)
+
+    async def test_changes_of_one_millisecond_have_one_order_after_the_mails(self, audit):
+        await audit.write(audit_record(event_id="mail", timestamp=NOON))
+        await audit.write_changes(
+            change_record(2, subject="b"),
+            change_record(3, subject="a", version=2),
+            change_record(4, subject="a", version=10),
+            change_record(5, subject="a", version=None),
+            change_record(6, subject="a", type=ChangeType.SECRET),
+            change_record(7, subject="b", version=2, action=Action.DELETED),
+        )
+        page = await audit.search(AuditQuery())
+        shown = [(r["type"].split(".")[0], r.get("subject"), r.get("version"), r.get("action")) for r in page.records]
+        assert shown == [
+            ("email", None, None, None),
+            ("secret", "a", 6, "updated"),
+            ("smtp_config", "a", 10, "updated"),
+            ("smtp_config", "a", 2, "updated"),
+            ("smtp_config", "a", None, "updated"),
+            ("smtp_config", "b", 2, "deleted"),
+            ("smtp_config", "b", 2, "updated"),
+        ]
+
     async def test_it_is_ready_while_open_and_refuses_once_closed(self, audit):
         await audit.audit.ready()
         await audit.audit.close()
@@ -203,16 +276,35 @@ async def test_an_upgrade_makes_new_fields_searchable_in_the_months_that_exist(o
     audit = over_opensearch
     await audit.write(audit_record())
     link = audit.audit._link
-    monkeypatch.setattr(index_template, "VERSION", 2)
+    this = index_template.VERSION
+    monkeypatch.setattr(index_template, "VERSION", this + 1)
     monkeypatch.setitem(index_template._PROPERTIES, "colour", {"type": "keyword"})
     await asyncio.gather(*(index_template.ensure_template(link, audit.prefix) for _ in range(5)))
     mapping = await link.request(Call("GET", f"/{audit.prefix}-2025.11/_mapping"))
     assert mapping[f"{audit.prefix}-2025.11"]["mappings"]["properties"]["colour"] == {"type": "keyword"}
-    monkeypatch.setattr(index_template, "VERSION", 1)  # an older replica
+    monkeypatch.setattr(index_template, "VERSION", this)  # an older replica
     await index_template.ensure_template(link, audit.prefix)
     await audit.write(audit_record(event_time=NOON.replace(month=1)))
     mapping = await link.request(Call("GET", f"/{audit.prefix}-2025.01/_mapping"))
     assert "colour" in mapping[f"{audit.prefix}-2025.01"]["mappings"]["properties"]
+
+
+async def test_changes_are_searchable_in_months_that_version_1_made(over_opensearch, monkeypatch):
+    audit = over_opensearch
+    with monkeypatch.context() as before:
+        before.setattr(index_template, "VERSION", 1)
+        for field in ("action", "subject", "version", "changed", "actor"):
+            before.delitem(index_template._PROPERTIES, field)
+        await audit.write(audit_record())
+    upgraded = OpenSearchAudit(audit.audit._link._access.url, index_prefix=audit.prefix)
+    await upgraded.start()
+    change = change_record()
+    await upgraded.write_documents([Document(change.document_id, change.index_month, change.to_json())])
+    mapping = await audit.audit._link.request(Call("GET", f"/{audit.prefix}-2025.11/_mapping"))
+    properties = mapping[f"{audit.prefix}-2025.11"]["mappings"]["properties"]
+    assert properties["actor"] == index_template._PROPERTIES["actor"] | {"dynamic": "false"}
+    assert (await audit.search(AuditQuery(type="smtp_config.changed"))).total == 1
+    await upgraded.close()
 
 
 async def test_a_page_that_reaches_the_last_searchable_record_is_answered(over_opensearch):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import AuditReader, Site
+from tests.integration.conftest import Site
 from tests.support.events import make_event
 from tests.support.process import run_postbote
 from tests.unit.store.samples import ACME
@@ -57,7 +57,7 @@ def test_mail_goes_out_by_a_record_in_postgresql_before_while_and_after_its_keys
         mailbox.wait_for(2)
         save_partner(site, mailbox)
         send(site, "saved")
-        records = AuditReader(running.base_url).wait_for(3)
+        records = site.reader(running).wait_for(3)
         assert running.terminate() == 0
     assert {(r["config"]["scope"], r["outcome"]) for r in records} == {("partner:acme", "accepted")}
     assert sorted(r["config"]["version"] for r in records) == [1, 1, 2]

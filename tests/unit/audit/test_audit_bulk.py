@@ -9,6 +9,7 @@ from opensearchpy.exceptions import SerializationError
 from tests.unit.audit.audit_samples import AWAY, SILENT, ScriptedTransport, audit_record, status_error, statuses
 from worker.audit.bulk import BulkLimits, BulkWriter
 from worker.audit.entries import Verdict, judge
+from worker.audit.index_template import VERSION
 from worker.audit.link import OpenSearchAccess, OpenSearchLink
 from worker.errors import AuditUnavailable
 
@@ -65,14 +66,14 @@ async def test_the_template_is_installed_before_the_first_record():
         await writer.write([audit_record()])
     assert transport.requests == [
         ("GET", "/_index_template/test-v*"),
-        ("PUT", "/_index_template/test-v1"),
+        ("PUT", f"/_index_template/test-v{VERSION}"),
         ("POST", "/_bulk"),
     ]
 
 
 async def test_a_template_that_is_there_is_left_alone():
     transport = ScriptedTransport()
-    transport.templates = {"test-v1"}
+    transport.templates = {f"test-v{VERSION}"}
     async with writer_over(transport) as writer:
         await writer.start()
     assert transport.requests == [("GET", "/_index_template/test-v*")]

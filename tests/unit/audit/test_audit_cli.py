@@ -11,10 +11,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from schemas.audit import Outcome
+from schemas.audit_change import ChangedBy
 from schemas.audit_query import AuditPage
 from tests.unit.audit.audit_samples import audit_record
+from tests.unit.shipping.shipping_samples import change_record
 from worker import app, settings
-from worker.cli_audit import COLOURS, audit_app, audit_table
+from worker.cli_audit import audit_app
+from worker.cli_audit_view import COLOURS, audit_table
 from worker.errors import AuditUnavailable, SettingsError
 
 RECORD = audit_record().model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -78,13 +81,14 @@ def test_a_record_is_a_row(search):
 def test_every_option_reaches_the_audit(search):
     result = run(
         *("--since", "2025-11-01T00:00:00Z", "--until", "now-1d/d", "--org", "acme/dev", "--recipient", "a@b"),
-        *("--outcome", "refused", "--event-id", "e", "--limit", "7", "--partner", "acme"),
+        *("--outcome", "refused", "--event-id", "e", "--limit", "7", "--partner", "acme", "--type", "email.delivery"),
     )
     assert result.exit_code == 0
     asked = search.asked[0]
     assert asked.time_from == datetime(2025, 11, 1, tzinfo=UTC)
     assert (asked.partner, asked.org, asked.recipient, asked.outcome) == ("acme", "dev", "a@b", Outcome.REFUSED)
     assert (asked.event_id, asked.limit, asked.time_to.microsecond) == ("e", 7, 999_000)
+    assert asked.type == "email.delivery"
 
 
 def test_json_is_one_ascii_document_a_line(search):
@@ -167,3 +171,28 @@ def test_an_unusual_record_is_shown(record, words):
 def test_every_outcome_has_its_colour():
     assert set(COLOURS) == set(Outcome)
     assert "\x1b[32maccepted" in rendered([RECORD], force_terminal=True, color_system="standard")
+
+
+def test_a_change_stands_among_the_mails_with_what_was_done_and_by_whom():
+    change = change_record(3).model_dump(mode="json", by_alias=True, exclude_none=True)
+    row = next(line for line in rendered([RECORD, change]).splitlines() if "smtp_config" in line)
+    for words in ("2025-11-21 12:00:00Z", "smtp_config updated", "default", "org:acme/dev", "version 3; host, port"):
+        assert words in row
+    assert "by user ann@acme.example of partner:acme" in rendered([change])
+    assert "192.0.2.7" in rendered([change])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"partner": None, "org": None}, "controller"),
+        ({"org": None}, "partner:acme"),
+        ({"version": None, "changed": ()}, "by user"),
+        ({"subject": "[bold]x[/bold]\x1b[2J"}, "[bold]x[/bold]�"),
+        ({"actor": ChangedBy(kind="command", name="root", scope="controller")}, "by command root of controller"),
+    ],
+)
+def test_an_unusual_change_is_shown(changes, words):
+    record = change_record(1, **changes).model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert words in rendered([record])
+    assert "\x1b" not in rendered([record])

@@ -2,17 +2,16 @@
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
+from tests.support.gates import as_, gate
 from worker.api.metrics import metrics_page, metrics_router
+from worker.api.server import make_application
 
 
-async def scrape(gauges, counters=None, accept=""):
-    application = FastAPI()
-    application.include_router(metrics_router(gauges, counters))
-    transport = httpx.ASGITransport(application)
+async def scrape(gauges, counters=None, accept="", who="viewer@controller"):
+    transport = httpx.ASGITransport(make_application([metrics_router(gauges, gate(), counters)]))
     async with httpx.AsyncClient(transport=transport, base_url="http://postbote") as client:
-        return await client.get("/metrics", headers={"accept": accept})
+        return await client.get("/metrics", headers={"accept": accept, **as_(who)})
 
 
 def lines_of(answer, prefix="postbote"):
@@ -74,8 +73,19 @@ async def test_the_process_is_measured_too():
 
 def test_a_name_that_is_none_ends_the_start():
     with pytest.raises(ValueError, match="post bote"):
-        metrics_router({"post bote": ("Wrong", lambda: 1)})
+        metrics_router({"post bote": ("Wrong", lambda: 1)}, gate())
 
 
 async def test_two_applications_have_their_own():
     assert "postbote_b" not in (await scrape({"postbote_a": ("A", lambda: 1)})).text
+
+
+@pytest.mark.parametrize(
+    ("who", "status"),
+    [("admin@controller", 200), ("", 401), ("nobody", 401), ("admin@partner:acme", 404), ("admin@org:acme/dev", 404)],
+)
+async def test_what_a_process_does_is_the_controllers_to_know(who, status):
+    read = []
+    answer = await scrape({"postbote_depth": ("How deep", lambda: read.append(1) or 3)}, who=who)
+    assert answer.status_code == status
+    assert bool(read) is (status == 200)

@@ -213,7 +213,7 @@ def test_every_recipient_is_in_exactly_one_place(places, answers, before, hours,
 
 
 def test_progress_is_read_as_it_was_written() -> None:
-    written = Progress(3, 2, 1, "throttled", (A,), (A,), (B,), "in_doubt", "why", NOW, NOW, suspect=True)
+    written = Progress(3, 2, 1, "throttled", (A,), (A,), "second", (B,), "in_doubt", "why", NOW, NOW, suspect=True)
     assert read_progress(written.headers(), [A, B]) == written
 
 

@@ -29,6 +29,11 @@ COMPOSITION = (
     "worker.delivering",
     "worker.embedding",
     "worker.workshop",
+    "worker.trials",
+    "worker.shipping",
+    "worker.reception",
+    "worker.people",
+    "worker.carriers",
     "worker.demo",
     "worker.cli",
 )

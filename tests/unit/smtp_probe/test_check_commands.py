@@ -1,4 +1,4 @@
-"""`postbote config check` and `config explain`, over a store on a SQLite file and a scripted server."""
+"""`postbote config check`, over a store on a SQLite file and a scripted server."""
 
 import asyncio
 import contextlib
@@ -10,17 +10,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from schemas.smtp_config import Scope, SmtpConfig
+from schemas.smtp_config import SmtpConfig
 from tests.unit.smtp.scripted_server import OFFER, ScriptedServer
 from worker import cli_check_view, cli_config
 from worker.cli import app
-from worker.cli_explain import explain
 from worker.smtp.probe_stages import Audience, Report, Stage, StageName, StageResult, Subject, plan
 from worker.store.configs import ConfigStore
 from worker.store.secrets import SecretBox, new_key
 
 PASSWORD = "correct-horse-battery-staple"
-ORG, PARTNER, CONTROLLER = Scope("acme", "web"), Scope("acme"), Scope()
 
 
 @pytest.fixture(autouse=True)
@@ -164,79 +162,3 @@ def test_on_a_terminal_a_tree_grows_and_markup_in_replies_stays_text() -> None:
     drawn = console.file.getvalue()
     assert "220 [bold]mail[/bold]" in drawn
     assert "failed at ehlo after 4 ms" in drawn
-
-
-# explain
-
-
-def record(scope, name="default", **changes):
-    given = {"partner": scope.partner, "org": scope.org, "display_name": name, "host": "mail.test", "port": 587}
-    return SmtpConfig(**{**given, "tls": "starttls", "username": "ann@from.test", "password": PASSWORD, **changes})
-
-
-ENVIRONMENT = SmtpConfig(display_name="environment", host="env.test", port=25, tls="none")
-
-
-@pytest.mark.parametrize(
-    ("stored", "org_on", "environment", "wins", "passed_over"),
-    [
-        ([record(CONTROLLER)], False, None, (CONTROLLER, "default"),
-         [(ORG, None, "it has no record"), (PARTNER, None, "it has no record")]),
-        ([record(CONTROLLER), record(PARTNER)], False, None, (PARTNER, "default"),
-         [(ORG, None, "it has no record"), (CONTROLLER, "default", "partner:acme is more specific")]),
-        ([record(PARTNER), record(ORG)], True, None, (ORG, "default"),
-         [(PARTNER, "default", "org:acme/web is more specific"), (CONTROLLER, None, "it has no record")]),
-        ([record(PARTNER), record(ORG)], False, None, (PARTNER, "default"),
-         [(ORG, "default", "the org's own records are off: postbote config feature --scope org:acme/web --on"),
-          (CONTROLLER, None, "it has no record")]),
-        ([record(CONTROLLER), record(CONTROLLER, "spare")], False, None, (CONTROLLER, "default"),
-         [(ORG, None, "it has no record"), (PARTNER, None, "it has no record"),
-          (CONTROLLER, "spare", "'default' is its scope's default")]),
-        ([record(CONTROLLER)], False, ENVIRONMENT, (CONTROLLER, "environment"),
-         [(ORG, None, "it has no record"), (PARTNER, None, "it has no record"),
-          (CONTROLLER, "default", "the environment's record (FW_EVENT_SMTP_SERVER_ADDR) stands in its place")]),
-        ([record(PARTNER)], False, ENVIRONMENT, (PARTNER, "default"),
-         [(ORG, None, "it has no record"), (CONTROLLER, "environment", "partner:acme is more specific")]),
-        ([record(ORG)], False, None, None,
-         [(ORG, "default", "the org's own records are off: postbote config feature --scope org:acme/web --on"),
-          (PARTNER, None, "it has no record"), (CONTROLLER, None, "it has no record")]),
-        ([], True, None, None,
-         [(ORG, None, "it has no record"), (PARTNER, None, "it has no record"), (CONTROLLER, None, "it has no record")]),
-    ],
-)  # fmt: skip
-async def test_one_record_wins_and_every_other_one_has_its_reason(
-    store, stored, org_on, environment, wins, passed_over
-) -> None:
-    async with store() as opened:
-        for each in stored:
-            await opened.put(each)
-        await opened.set_org_feature(ORG, on=org_on)
-        found = await explain(opened, ORG, environment)
-    winner = found.winner
-    assert (None if winner is None else (winner.scope, winner.display_name)) == wins
-    assert [(each.scope, each.name, each.why) for each in found.passed_over] == passed_over
-    assert found.org_feature is org_on
-    assert PASSWORD not in json.dumps(found.to_json())
-
-
-def test_explain_names_server_sender_version_and_warnings_but_no_password() -> None:
-    postbote("set", "--scope", "controller", "--host", "mail.test", "--port", 465, "--username", "ann@from.test",
-             "--password-stdin", "--insecure-skip-verify-tls", stdin=f"{PASSWORD}\n")  # fmt: skip
-    lines = postbote("explain", "--scope", "partner:acme").stdout.splitlines()
-    assert lines[:4] == [
-        "partner:acme sends by record 'default' of controller",
-        "server: mail.test:465 (ssl)",
-        "from: ann@from.test",
-        "version: 1",
-    ]
-    assert lines[4].startswith("fingerprint: ")
-    assert lines[5].startswith("warning: verify_tls is off")
-    assert lines[6:] == ["passed over: partner:acme: it has no record"]
-    document = json.loads(postbote("explain", "--scope", "partner:acme", "--json").stdout)
-    assert document["applies"]["from"] == "ann@from.test"
-    assert document["org_feature"] is None
-
-
-@pytest.mark.parametrize(("scope", "code"), [("partner:acme", 1), ("acme", 2)])
-def test_explain_without_a_record_is_one_and_of_no_scope_two(scope, code) -> None:
-    assert postbote("explain", "--scope", scope).exit_code == code

@@ -224,7 +224,7 @@ async def test_a_failed_put_leaves_the_version_and_the_record_untouched(store, m
     async def fail(*_args):
         raise RuntimeError
 
-    monkeypatch.setattr("worker.store.configs.write_record", fail)
+    monkeypatch.setattr("worker.store.saving.leave_put", fail)
     with pytest.raises(RuntimeError):
         await store.put(record(host="lost.example.net"))
     monkeypatch.undo()

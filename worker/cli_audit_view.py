@@ -1,0 +1,116 @@
+"""How ``postbote audit`` shows records on a terminal.
+
+What servers replied and what people typed is untrusted text: nothing of it is read as markup or sent
+to the terminal as a control sequence.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from schemas.audit import Outcome
+
+COLOURS = {
+    Outcome.ACCEPTED: "green",
+    Outcome.DEFERRED: "yellow",
+    Outcome.THROTTLED: "yellow",
+    Outcome.IN_DOUBT: "bold yellow",
+    Outcome.SUPPRESSED: "dim",
+    Outcome.REFUSED: "red",
+    Outcome.EXPIRED: "red",
+    Outcome.UNCONFIGURED: "red",
+    Outcome.CONFIG_FAULT: "bold red",
+    Outcome.INVALID: "red",
+    Outcome.EXHAUSTED: "red",
+    Outcome.PARKED: "red",
+}
+"""How an outcome is shown; every outcome has its colour."""
+
+
+def audit_table(records: Iterable[dict[str, Any]]) -> Table:
+    """Show records (documents as the audit answers them) as a table, times in UTC; changes stand among the mails."""
+    table = Table("when", "outcome", "recipient", "via", "TLS", "attempt", "reply")
+    for column in table.columns:
+        column.overflow = "fold"
+    for record in records:
+        table.add_row(*(_change(record) if "actor" in record else _delivery(record)))
+    return table
+
+
+def _delivery(record: Mapping[str, Any]) -> tuple[Text, ...]:
+    return (
+        _plain(_when(record)),
+        _outcome(record),
+        _plain(record.get("recipient") or "-"),
+        _plain(_via(record.get("config"))),
+        _plain(_tls(record.get("tls"))),
+        _plain(str(record.get("attempt", ""))),
+        _plain(_reply(record)),
+    )
+
+
+def _change(record: Mapping[str, Any]) -> tuple[Text, ...]:
+    """A change in the same columns: what was done, to what, in which scope; and at the end what and by whom."""
+    kind = str(record.get("type", "")).removesuffix(".changed")
+    cells = (_when(record), f"{kind} {record.get('action', '')}", record.get("subject") or "-", _owner(record), "-", "")
+    return (*(_plain(str(cell)) for cell in cells), _plain(_changed(record)))
+
+
+def _owner(record: Mapping[str, Any]) -> str:
+    partner, org = record.get("partner"), record.get("org")
+    if partner is None:
+        return "controller"
+    return f"partner:{partner}" if org is None else f"org:{partner}/{org}"
+
+
+def _changed(record: Mapping[str, Any]) -> str:
+    actor = record.get("actor") or {}
+    version, changed = record.get("version"), record.get("changed") or ()
+    origin = f" from {actor['origin']}" if actor.get("origin") else ""
+    said = [
+        "" if version is None else f"version {version}",
+        ", ".join(map(str, changed)),
+        f"by {actor.get('kind', '')} {actor.get('name', '')} of {actor.get('scope', '')}{origin}",
+    ]
+    return "; ".join(each for each in said if each)
+
+
+def _plain(text: str) -> Text:
+    return Text("".join(c if c.isprintable() else "�" for c in text.replace("\n", " ")))
+
+
+def _when(record: Mapping[str, Any]) -> str:
+    text = str(record.get("@timestamp", ""))
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except ValueError:
+        return text
+
+
+def _outcome(record: Mapping[str, Any]) -> Text:
+    name = str(record.get("outcome", ""))
+    shown = _plain(f"{name} (maybe twice)" if record.get("possible_duplicate") else name)
+    if name in COLOURS:  # an outcome of a newer version has none yet
+        shown.stylize(COLOURS[Outcome(name)])
+    return shown
+
+
+def _via(config: Mapping[str, Any] | None) -> str:
+    return "-" if config is None else f"{config.get('scope')}/{config.get('name')}"
+
+
+def _tls(tls: Mapping[str, Any] | None) -> str:
+    if tls is None:
+        return "none"
+    return f"{tls.get('version')}{'' if tls.get('verified') else ' (unverified)'}"
+
+
+def _reply(record: Mapping[str, Any]) -> str:
+    reply = record.get("reply") or {}
+    text, enhanced = str(reply.get("text") or ""), str(reply.get("enhanced") or "")
+    said_already = text.startswith(enhanced)  # the text is the server's own and mostly begins with the code
+    words = [str(reply.get("code") or ""), "" if said_already else enhanced, text]
+    return " ".join(word for word in words if word) or str(record.get("reason") or "")

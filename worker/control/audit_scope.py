@@ -1,0 +1,55 @@
+"""How far a principal sees into the audit: its scope laid over every question and every answer.
+
+The one place where that is decided. A partner sees its own records and its orgs', an org only its own,
+the controller all. A question for somebody else's records has the answer of one for records that are
+not there: nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from schemas.audit_query import AuditQuery
+from schemas.smtp_config import Scope
+from worker.control.principals import Principal
+
+
+def scoped(query: AuditQuery, principal: Principal) -> AuditQuery | None:
+    """The same question about what `principal` may see; None where it can have no answer.
+
+    Names are compared as they are, letter by letter, as the audit compares them.
+    """
+    own = principal.scope
+    foreign_partner = own.partner is not None and query.partner not in {None, own.partner}
+    foreign_org = own.org is not None and query.org not in {None, own.org}
+    if foreign_partner or foreign_org:
+        return None
+    narrowed = replace(query, partner=own.partner or query.partner, org=own.org or query.org)
+    if own.org is not None and query.config is not None:
+        # Of a wider scope's record it does not see the name, and is not to find it out by asking either.
+        return replace(narrowed, config_scope=str(own))
+    return narrowed
+
+
+def shown_to(record: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
+    """A record as `principal` may see it.
+
+    Of a wider scope's SMTP record only that it was used: its host, its name and its fingerprint are not
+    the tenant's to know. Of somebody who made a change from above, not the address it came from.
+    """
+    shown = dict(record)
+    config, actor = record.get("config"), record.get("actor")
+    if isinstance(config, Mapping) and not _reaches(principal, config.get("scope")):
+        shown["config"] = {"scope": config.get("scope")}
+    if isinstance(actor, Mapping) and not _reaches(principal, actor.get("scope")):
+        shown["actor"] = {name: value for name, value in actor.items() if name != "origin"}
+    return shown
+
+
+def _reaches(principal: Principal, scope: object) -> bool:
+    if principal.scope.partner is None:
+        return True
+    try:
+        return principal.reaches(Scope.parse(str(scope)))
+    except ValueError:
+        return False

@@ -1,0 +1,34 @@
+"""Whether an org's own records count: off until it is set."""
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas.smtp_config import Scope, ScopeLevel
+from worker.store.history import Step
+from worker.store.models import features
+from worker.store.rows import ScopeKey
+from worker.store.statements import in_scope, lock_scope
+from worker.store.trail import leave_feature
+
+
+def require_org(scope: Scope) -> Scope:
+    """Return `scope`, or raise ValueError where it is no org's."""
+    if scope.level is not ScopeLevel.ORG:
+        msg = f"the feature belongs to an org, not to {scope}: expected org:PARTNER/NAME"
+        raise ValueError(msg)
+    return scope
+
+
+async def org_enabled(connection: AsyncConnection, org: Scope) -> bool:
+    """Whether the org's own records count."""
+    query = select(features.c.org_smtp).where(in_scope(features, ScopeKey.of(org)))
+    return bool((await connection.execute(query)).scalar_one_or_none())
+
+
+async def switch_org(connection: AsyncConnection, org: Scope, step: Step, *, on: bool) -> None:
+    """Let the org's own records count, or not, and leave word of it."""
+    key = ScopeKey.of(require_org(org))
+    await lock_scope(connection, key)
+    raised = update(features).values(org_smtp=on, version=features.c.version + 1).where(in_scope(features, key))
+    row = (await connection.execute(raised.returning(*features.c))).mappings().one()
+    await leave_feature(connection, row, step)
