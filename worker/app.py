@@ -56,7 +56,8 @@ async def serve(settings: Settings, *, worker: bool, api: bool, embedded: bool) 
             delivery = Delivery(settings, backend.work, configs) if backend.work and configs else None
             checks = dict(backend.checks) if configs is None else {**backend.checks, "configs": configs.missing}
             application = _application(checks, delivery, reception)
-            await stack.enter_async_context(serving(application, settings.http_host, settings.http_port))
+            where = (settings.http_host, settings.http_port, settings.http_proxies)
+            await stack.enter_async_context(serving(application, *where))
             settle_collector()
             if delivery is not None:
                 await delivery.run(stop)

@@ -15,6 +15,7 @@ from worker import __version__
 from worker.cli_audit import audit_app
 from worker.cli_check import check_record
 from worker.cli_config import config_app
+from worker.cli_config_history import order, roll_back, show_history
 from worker.cli_explain import explain_scope
 from worker.cli_init import init
 from worker.cli_parked import parked_app
@@ -38,6 +39,9 @@ db_app = typer.Typer(help="The database of SMTP records.", no_args_is_help=True)
 config_app.command("check")(check_record)
 config_app.command("explain")(explain_scope)
 config_app.command("verify")(verify_record)
+config_app.command("history")(show_history)
+config_app.command("rollback")(roll_back)
+config_app.command("order")(order)
 app.add_typer(config_app, name="config")
 app.add_typer(audit_app, name="audit")
 app.add_typer(parked_app, name="parked")

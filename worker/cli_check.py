@@ -84,9 +84,9 @@ def _stored(owner: Scope, name: str | None) -> SmtpConfig:
             record = load_settings().controller_record()
         if record is not None:
             return record
-    summaries = _run(lambda store: store.summaries(owner))
+    summaries = _run(lambda store: store.records(owner))
     chosen = _pick(summaries, owner, name).name
-    found = _run(lambda store: store.get(owner, chosen))
+    found = _run(lambda store: store.opened(owner, chosen))
     if found is None:
         _fail(f"name: {label(owner, chosen)} is gone already", NOT_AVAILABLE)
     return found

@@ -20,19 +20,34 @@ import orjson
 import typer
 from pydantic import ValidationError
 
-from schemas.smtp_config import Scope, ScopeLevel, SmtpConfig, TlsMode, label, tls_from_flags
+from schemas.smtp_config import Scope, ScopeLevel, TlsMode, label, tls_from_flags
 from worker.cli_config_publish import EmptyStore, snapshot_store, tell_topic
-from worker.cli_config_view import print_record, print_table
+from worker.cli_config_view import print_notices, print_record, print_table, print_warnings
+from worker.cli_people import command_actor
+from worker.control.errors import NotFound, Refused
+from worker.control.records import (
+    Draft,
+    KeepPassword,
+    NewPassword,
+    NoPassword,
+    Password,
+    StoredRecord,
+    UseReference,
+    UseSecret,
+)
 from worker.errors import PostboteError, RenderError, SecretKeyMissing, SecretUnreadable, SettingsError
 
 if TYPE_CHECKING:  # SQLAlchemy takes a third of a second to import: only the commands that need it wait for it
     from worker.store.configs import ConfigStore
-    from worker.store.rows import RecordSummary
 
 PASSWORD_VARIABLE = "POSTBOTE_SMTP_PASSWORD"  # noqa: S105 # the name of a variable, not a password
 NOT_AVAILABLE = 1
 BAD_INPUT = 2
 _UNVERIFIED = "Do not verify the certificate"
+_AS_GIVEN = (
+    *("host", "port", "username", "from_address", "reply_to", "allowed_from", "retries", "max_connections"),
+    *("rate_per_minute", "chunking", "require_tls", "dkim_domain", "dkim_selector"),
+)
 _REMEDIES = {"host": "expected a host name or an IP address"}  # where pydantic would quote a pattern
 T = TypeVar("T")
 
@@ -61,6 +76,9 @@ def set_record(  # noqa: PLR0913 # one option for each field of the record
     use_tls: Annotated[bool | None, typer.Option("--use-tls/--no-use-tls", help="Instead of --tls")] = None,
     username: Annotated[str | None, typer.Option(help=f"User; its password: asked for, or {PASSWORD_VARIABLE}")] = None,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password here")] = False,
+    keep_password: Annotated[bool, typer.Option("--keep-password", help="The stored one, for the same server")] = False,
+    secret: Annotated[str | None, typer.Option(help="Name of the secret that holds the password")] = None,
+    password_ref: Annotated[str | None, typer.Option(help="env:NAME or file:/PATH, on the workers' hosts")] = None,
     from_address: Annotated[str | None, typer.Option("--from", help="From where an event brings none")] = None,
     reply_to: Annotated[str | None, typer.Option(help="Reply-To where an event brings none")] = None,
     allowed_from: Annotated[list[str] | None, typer.Option(help="From that events may use; repeatable")] = None,
@@ -81,28 +99,16 @@ def set_record(  # noqa: PLR0913 # one option for each field of the record
     json: Json = False,
 ) -> None:
     """Store a scope's SMTP record, replacing the whole record of that name."""
-    owner = _parse_scope(scope)
-    given: dict[str, Any] = {
-        "partner": owner.partner,
-        "org": owner.org,
-        "display_name": name,
-        "host": host,
-        "port": port,
-    }
-    given |= {"tls": _choose_tls(port, tls, use_tls=use_tls), "verify_tls": not insecure_skip_verify_tls}
-    given |= {"ca_bundle": None if ca_bundle is None else _read_ca(ca_bundle), "require_tls": require_tls}
-    given |= {"username": username, "password": _read_password(username, from_stdin=password_stdin)}
-    given |= {"from_address": from_address, "reply_to": reply_to, "allowed_from": allowed_from}
-    given |= {"retries": retries, "max_connections": max_connections, "rate_per_minute": rate_per_minute}
-    given |= {"timeout_s": timeout, "chunking": chunking, **_read_dkim(dkim_domain, dkim_selector, dkim_key)}
-    _save(given, as_json=json)
+    given = locals()  # each option by its name
+    draft = _draft_of(_parse_scope(scope), given)
+    _save(draft, as_json=json)
 
 
 @config_app.command("list")
 def list_records(*, scope: AnyScopeText = None, json: Json = False) -> None:
     """List the stored records; a scope's default comes first and is the one that sends."""
     owner = None if scope is None else _parse_scope(scope)
-    found = _run(lambda store: store.summaries(owner))
+    found = _run(lambda store: store.records(owner))
     if json:
         _print_json([summary.to_json() for summary in found])
     elif not found:
@@ -110,7 +116,7 @@ def list_records(*, scope: AnyScopeText = None, json: Json = False) -> None:
     else:
         print_table(found)
         for summary in found:
-            _print_warnings(summary)
+            print_warnings(summary)
 
 
 @config_app.command("show")
@@ -122,12 +128,12 @@ def show_record(
 ) -> None:
     """Show a record: everything but its password."""
     owner = _parse_scope(scope)
-    summary = _pick(_run(lambda store: store.summaries(owner)), owner, name)
+    summary = _pick(_run(lambda store: store.records(owner)), owner, name)
     if json:
         _print_json(summary.to_json())
     else:
         print_record(summary)
-        _print_warnings(summary)
+        print_warnings(summary)
 
 
 @config_app.command("delete")
@@ -137,12 +143,12 @@ def delete_record(
     name: Annotated[str, typer.Option(help="The record's name in its scope")] = "default",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
 ) -> None:
-    """Delete a record; where it was its scope's default, the oldest other one follows."""
+    """Delete a record; where it was its scope's default, the first fallback or next record follows."""
     owner = _parse_scope(scope)
-    _pick(_run(lambda store: store.summaries(owner)), owner, name)
+    _pick(_run(lambda store: store.records(owner)), owner, name)
     if not yes:
         _confirm(f"Delete {label(owner, name)}?")
-    deleted, untold = _run(lambda store: _changing(store, owner, store.delete(owner, name)))
+    deleted, untold = _run(lambda store: _changing(store, store.remove(owner, name, command_actor())))
     if not deleted:
         _fail(f"name: {label(owner, name)} is gone already", NOT_AVAILABLE)
     typer.echo(f"deleted {label(owner, name)}")
@@ -159,7 +165,7 @@ def org_feature(
     org = _parse_scope(scope)
     if org.level is not ScopeLevel.ORG:
         _fail(f"scope: {org} has no such feature, orgs have: give org:PARTNER/NAME")
-    _, untold = _run(lambda store: _changing(store, org, store.set_org_feature(org, on=on)))
+    _, untold = _run(lambda store: _changing(store, store.set_org_feature(org, command_actor(), on=on)))
     typer.echo(f"SMTP records of {org} are {'on' if on else 'off'}")
     _fail_if(untold)
 
@@ -188,10 +194,10 @@ def _run(work: Callable[[ConfigStore], Awaitable[T]]) -> T:
         return asyncio.run(inside())
 
 
-async def _changing(store: ConfigStore, scope: Scope, change: Awaitable[T]) -> tuple[T, str | None]:
-    """What `change` returns, and what to say where the config topic could not be told of it."""
+async def _changing(store: ConfigStore, change: Awaitable[T]) -> tuple[T, str | None]:
+    """What `change` returns, and what to say where the workers could not be told of it."""
     changed = await change
-    return changed, await tell_topic(store, scope)
+    return changed, await tell_topic(store)
 
 
 @contextmanager
@@ -200,7 +206,9 @@ def _failing_readably() -> Iterator[None]:
         yield
     except ValidationError as error:
         _fail("\n".join(_explain(error)))
-    except (SettingsError, SecretKeyMissing, SecretUnreadable, EmptyStore) as error:
+    except NotFound as error:
+        _fail(str(error), NOT_AVAILABLE)
+    except (SettingsError, SecretKeyMissing, SecretUnreadable, EmptyStore, Refused) as error:
         _fail(str(error))
     except PostboteError as error:
         _fail(str(error), NOT_AVAILABLE)
@@ -250,15 +258,41 @@ def _read_ca(file: Path) -> str:
     return pem
 
 
-def _read_dkim(domain: str | None, selector: str | None, file: Path | None) -> dict[str, str | None]:
-    if file is None:
-        return {"dkim_domain": domain, "dkim_selector": selector}
+def _draft_of(owner: Scope, given: dict[str, Any]) -> Draft:
+    fields = {name: given[name] for name in _AS_GIVEN if given[name] not in (None, [])}
+    fields |= {"tls": _choose_tls(given["port"], given["tls"], use_tls=given["use_tls"])}
+    fields |= {"verify_tls": not given["insecure_skip_verify_tls"]}
+    if given["ca_bundle"] is not None:
+        fields["ca_bundle"] = _read_ca(given["ca_bundle"])
+    if given["timeout"] is not None:
+        fields["timeout_s"] = given["timeout"]
+    key = None if given["dkim_key"] is None else _read_dkim_key(given["dkim_key"])
+    return Draft(owner, given["name"], fields, _choose_password(given), key)
+
+
+def _choose_password(given: dict[str, Any]) -> Password:
+    ways = ("secret", "password_ref", "keep_password", "password_stdin")
+    chosen = [f"--{way.replace('_', '-')}" for way in ways if given[way] not in (None, False)]
+    if len(chosen) > 1:
+        _fail(f"password: {' and '.join(chosen)} name two passwords: give one of them")
+    match chosen:
+        case ["--secret"]:
+            return UseSecret(given["secret"])
+        case ["--password-ref"]:
+            return UseReference(given["password_ref"])
+        case ["--keep-password"]:
+            return KeepPassword()
+    password = _read_password(given["username"], from_stdin=given["password_stdin"])
+    return NoPassword() if password is None else NewPassword(password)
+
+
+def _read_dkim_key(file: Path) -> str:
     try:
         pem = file.read_text("ascii")
     except (OSError, ValueError):
         _fail(f"dkim_key: cannot read {file}: give a PEM file of an RSA key")
     _try_key(pem, file)
-    return {"dkim_domain": domain, "dkim_selector": selector, "dkim_key": pem}
+    return pem
 
 
 def _try_key(pem: str, file: Path) -> None:
@@ -291,10 +325,10 @@ def _password_from_environment() -> str | None:
     return None if found is None else found.get_secret_value()
 
 
-def _one_line_of(text: str) -> str:
+def _one_line_of(text: str, field: str = "password") -> str:
     line = text.removesuffix("\n").removesuffix("\r")
     if not line or "\n" in line:
-        _fail("password: expected exactly one line on standard input")
+        _fail(f"{field}: expected exactly one line on standard input")
     return line
 
 
@@ -308,46 +342,35 @@ def _confirm(question: str) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
-def _save(given: dict[str, Any], *, as_json: bool) -> None:
+def _save(draft: Draft, *, as_json: bool) -> None:
+    from worker.store.drafting import validated
+
     with _failing_readably():
-        config = SmtpConfig.model_validate({field: value for field, value in given.items() if value is not None})
+        validated(draft)  # before anything is opened, let alone made
 
-    async def put(store: ConfigStore) -> tuple[Sequence[RecordSummary], bool, str | None]:
-        _, untold = await _changing(store, config.scope, store.put(config))
-        is_org = config.scope.level is ScopeLevel.ORG
-        return await store.summaries(config.scope), not is_org or await store.org_feature(config.scope), untold
+    async def save(store: ConfigStore) -> tuple[Sequence[StoredRecord], bool, str | None]:
+        _, untold = await _changing(store, store.save(draft, command_actor()))
+        is_org = draft.scope.level is ScopeLevel.ORG
+        return await store.records(draft.scope), not is_org or await store.org_feature(draft.scope), untold
 
-    stored, counts, untold = _run(put)
-    summary = _pick(stored, config.scope, config.display_name)
+    stored, counts, untold = _run(save)
+    summary = _pick(stored, draft.scope, draft.name)
     if as_json:
         _print_json(summary.to_json())
     else:
-        typer.echo(f"saved {label(summary.scope, summary.name)}, version {summary.fields['version']}")
-        _print_warnings(summary)
-    _print_notices(summary, stored[0], counts=counts)
+        typer.echo(f"saved {label(summary.scope, summary.name)}, version {summary.version}")
+        print_warnings(summary)
+    print_notices(summary, stored[0], counts=counts)
     _fail_if(untold)
 
 
-def _pick(summaries: Sequence[RecordSummary], scope: Scope, name: str | None) -> RecordSummary:
+def _pick(summaries: Sequence[StoredRecord], scope: Scope, name: str | None) -> StoredRecord:
     for summary in summaries:
         if summary.name == name or (name is None and summary.is_default):
             return summary
     names = ", ".join(summary.name for summary in summaries)
     missing = f"name: there is no {label(scope, name)}" if name else f"scope: there is no record of {scope}"
     _fail(missing + (f"; it has: {names}" if names else ": store one with `postbote config set`"), NOT_AVAILABLE)
-
-
-def _print_notices(summary: RecordSummary, default: RecordSummary, *, counts: bool) -> None:
-    if not summary.is_default:
-        typer.echo(f"notice: {label(default.scope, default.name)} stays the one that sends its mail", err=True)
-    if not counts:
-        command = f"postbote config feature --scope {summary.scope} --on"
-        typer.echo(f"notice: records of {summary.scope} do not count until they are turned on: {command}", err=True)
-
-
-def _print_warnings(summary: RecordSummary) -> None:
-    for warning in summary.warnings:
-        typer.echo(f"warning: {label(summary.scope, summary.name)}: {warning}", err=True)
 
 
 def _print_json(value: object) -> None:

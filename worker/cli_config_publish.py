@@ -6,6 +6,7 @@ nothing else, and a snapshot makes good whatever it missed.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,36 +14,41 @@ import typer
 from worker.errors import PostboteError
 
 if TYPE_CHECKING:
-    from schemas.smtp_config import Scope
     from worker.rabbit.config_publisher import PublishedSnapshot
     from worker.store.configs import ConfigStore
 
 SNAPSHOT_COMMAND = "postbote config publish-snapshot"
 _SAY_EVERY = 1000  # changes
+_PATIENCE_S = 5.0  # somebody waits at a terminal, and what is left is told later
 
 
 class EmptyStore(PostboteError):
     """A snapshot of a store without records would take every record from every worker."""
 
 
-async def tell_topic(store: ConfigStore, scope: Scope) -> str | None:
-    """Publish what the store now says of `scope` where workers read the topic.
+async def tell_topic(store: ConfigStore) -> str | None:
+    """Ship what changes have left to tell: to the config topic where workers read it, and to the audit.
 
-    Returns a sentence for the user where that failed.
+    Returns a sentence for the user where the workers could not be told. That the audit waits is a notice
+    on standard error: its records are in the store.
     """
-    from worker.rabbit.config_publisher import open_config_publisher
-    from worker.rabbit.declaring import Provision
+    from worker.logs import configure_logging
     from worker.settings import load_settings
+    from worker.shipping import ship_once
+    from worker.store.outgoing import OutgoingKind, OutgoingShelf
 
     settings = load_settings()
-    if settings.config_source != "topic":
-        return None
+    configure_logging("error", settings.log_format)  # what is away is said in the answer
     try:
-        changes = await store.changes(scope)
-        async with open_config_publisher(settings.amqp_url, provision=Provision(settings.topology)) as publisher:
-            await publisher.publish(changes)
-    except PostboteError as error:
-        return f"the store has it, but workers were not told: {error}; make it good with `{SNAPSHOT_COMMAND}`"
+        async with asyncio.timeout(_PATIENCE_S):
+            trouble = (await ship_once(settings)).trouble
+    except TimeoutError:
+        trouble = f"nothing answered within {_PATIENCE_S:.0f} s"
+    waiting = {} if trouble is None else await OutgoingShelf(store.database).backlog()
+    if OutgoingKind.CONFIG in waiting:
+        return f"the store has it, but workers were not told: {trouble}; make it good with `{SNAPSHOT_COMMAND}`"
+    if waiting:
+        typer.echo(f"notice: the audit was not told yet: {trouble}; `postbote api` or the next command will", err=True)
     return None
 
 
@@ -57,7 +63,7 @@ async def snapshot_store(store: ConfigStore, *, allow_empty: bool, anew: bool) -
     from worker.settings import load_settings
 
     settings = load_settings()
-    if not allow_empty and not await store.summaries():
+    if not allow_empty and not await store.records():
         raise EmptyStore(
             f"{store.database.location} holds no records: workers would forget all of theirs; "
             "if that is meant, give --allow-empty"

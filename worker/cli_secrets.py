@@ -1,4 +1,4 @@
-"""``postbote secrets``: keys for what is stored sealed, passwords and signing keys.
+"""``postbote secrets``: passwords by name (`cli_named_secrets`), and the keys for what is stored sealed.
 
 A key is replaced while everything runs: the new one is put in front of the old one, what is stored
 is sealed with it by `rotate-key`, and then the old one is dropped. Nobody notices in between, as
@@ -8,34 +8,40 @@ every key opens. The command changes all records or none.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import orjson
 import typer
 
-from schemas.config_change import Delete, Feature, Put
-from schemas.smtp_config import label
 from worker.cli_config_publish import SNAPSHOT_COMMAND
+from worker.cli_named_secrets import create_secret, delete_secret, list_secrets, rotate_secret
 from worker.errors import SecretKeyMissing, SecretUnreadable
 from worker.settings import Settings, load_settings
 from worker.store.secrets import SETTING, SecretBox
 
 _NAMED_AT_MOST = 20  # records in one error
+RECORD = "record "
+"""How `schemas.smtp_config.label` begins, and the label of a secret does not."""
 
-secrets_app = typer.Typer(help="Keys for the stored SMTP passwords and signing keys.", no_args_is_help=True)
+secrets_app = typer.Typer(help="SMTP passwords by name, and the keys that they are sealed with.", no_args_is_help=True)
+secrets_app.command("list")(list_secrets)
+secrets_app.command("create")(create_secret)
+secrets_app.command("rotate")(rotate_secret)
+secrets_app.command("delete")(delete_secret)
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """What a rotation found and did, counted in records.
+    """What a rotation found and did, counted in records, and in secrets that have a name of their own.
 
-    `older` of the `records` that hold a secret had one under a key other than the first, and
+    `older` of the `records` and `secrets` had something under a key other than the first, and
     `resealed` were written; a snapshot is due where workers read the config topic.
     """
 
     records: int
+    secrets: int
     older: int
     resealed: int
     snapshot_due: bool
@@ -44,11 +50,16 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The records that hold a secret, by their labels, and those that no key or only an older key opens."""
+    """What holds something sealed, by its label, and what of that no key or only an older key opens."""
 
-    records: Sequence[str]
+    holders: Sequence[str]
     older: Sequence[str]
     unreadable: Sequence[str]
+
+    @property
+    def records(self) -> int:
+        """How many of them are records."""
+        return sum(name.startswith(RECORD) for name in self.holders)
 
 
 @secrets_app.command("new-key")
@@ -89,13 +100,14 @@ async def rotate(settings: Settings, *, dry_run: bool) -> Rotation:
 
     keys = [key.get_secret_value() for key in settings.secret_keys]
     async with open_store(settings) as store:
-        found = survey(await store.changes(), keys)
+        found = survey(await store.tokens(), keys)
         _require_readable(found)
         due = bool(found.older) and not dry_run
         # The store opens each of them again inside its transaction: a record saved meanwhile is not missed.
         resealed = await store.reseal() if due else 0
     return Rotation(
-        records=len(found.records),
+        records=found.records,
+        secrets=len(found.holders) - found.records,
         older=len(found.older),
         resealed=resealed,
         # Also where nothing was left to seal: whoever runs it a second time may have missed it the first time.
@@ -104,23 +116,19 @@ async def rotate(settings: Settings, *, dry_run: bool) -> Rotation:
     )
 
 
-def survey(changes: Iterable[Put | Delete | Feature], keys: Sequence[str]) -> Survey:
-    """Which of the stored records hold a secret, and which of these no key, or not the first one, opens.
+def survey(sealed: Mapping[str, Sequence[str]], keys: Sequence[str]) -> Survey:
+    """Which of the tokens, by what holds them, no key opens, or not the first one.
 
-    Raises SecretKeyMissing where there is a secret and no key, SettingsError where a key is none.
+    Raises SecretKeyMissing where there is a token and no key, SettingsError where a key is none.
     """
     first, every = SecretBox(keys[:1]), SecretBox(keys)
-    sealed = {label(put.scope, put.name): _tokens(put) for put in changes if isinstance(put, Put)}
-    sealed = {name: tokens for name, tokens in sealed.items() if tokens}
     if sealed and not keys:
-        raise SecretKeyMissing(f"{len(sealed)} records hold a secret and {SETTING} is empty: nothing can be opened")
+        raise SecretKeyMissing(
+            f"{len(sealed)} records or secrets are sealed and {SETTING} is empty: nothing can be opened"
+        )
     unreadable = [name for name, tokens in sealed.items() if not _opens(every, tokens)]
     older = [name for name, tokens in sealed.items() if name not in unreadable and not _opens(first, tokens)]
     return Survey(list(sealed), older, unreadable)
-
-
-def _tokens(put: Put) -> list[str]:
-    return [token for token in (put.secret, put.dkim_secret) if token is not None]
 
 
 def _opens(box: SecretBox, tokens: Iterable[str]) -> bool:
@@ -138,16 +146,22 @@ def _require_readable(found: Survey) -> None:
     shown = "; ".join(found.unreadable[:_NAMED_AT_MOST])
     more = f"; and {len(found.unreadable) - _NAMED_AT_MOST} more" if len(found.unreadable) > _NAMED_AT_MOST else ""
     raise SecretUnreadable(
-        f"nothing was changed: none of the keys in {SETTING} opens {len(found.unreadable)} of {len(found.records)} "
-        f"records: {shown}{more}: add the key that they were sealed with, or save them again"
+        f"nothing was changed: none of the keys in {SETTING} opens {len(found.unreadable)} of "
+        f"{_counted(found.records, len(found.holders) - found.records)}: {shown}{more}: "
+        "add the key that they were sealed with, or save them again"
     )
 
 
 def _sentence(done: Rotation) -> str:
-    if not done.records:
+    counted = _counted(done.records, done.secrets, " with a secret")
+    if not done.records and not done.secrets:
         return "no record holds a secret: there is nothing to seal"
     if not done.older:
-        return f"all {done.records} records with a secret are sealed with the first key already"
+        return f"all {counted} are sealed with the first key already"
     if done.dry_run:
-        return f"{done.older} of {done.records} records with a secret would be sealed anew with the first key"
-    return f"sealed {done.resealed} records with the first key, {done.older} of which had an older one"
+        return f"{done.older} of {counted} would be sealed anew with the first key"
+    return f"sealed {_counted(done.records, done.secrets)} with the first key, {done.older} of which had an older one"
+
+
+def _counted(records: int, secrets: int, holding: str = "") -> str:
+    return f"{records} records{holding}" + (f" and {secrets} named secrets" if secrets else "")

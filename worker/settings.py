@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Mapping
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -196,6 +196,10 @@ class Settings(BaseSettings):
         "127.0.0.1", description="Address of the HTTP API; off loopback put TLS in front: cookies are Secure there"
     )
     http_port: int = Field(8025, ge=0, le=65535, description="Port of the HTTP API; 0 picks a free one")
+    http_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_split_list)] = Field(
+        (IPv4Network("127.0.0.0/8"),),
+        description="Networks of proxies in front of the API, whose X-Forwarded-For tells the client: 10.0.0.0/8",
+    )
     public_url: Annotated[str, _url_of("http", "https")] | None = Field(
         None, description="Where users reach the API, for the links in mails; http://HOST:PORT by default"
     )

@@ -50,6 +50,8 @@ from worker.smtp.reach import Resolver, look_up
 
 log = structlog.get_logger(__name__)
 
+# A command has only just opened its audit, which looks after its index template before the first record.
+COMMAND_AUDIT_S = 10.0
 _AUDIT_GRACE_S = 0.1  # what it has not taken by then, it was given time for
 DKIM = "dkim"
 """What a RenderError names where the record's key cannot sign."""
@@ -163,6 +165,7 @@ class Trials:
             message_id=record.message_id,
             took_ms=took_ms,
             audit_id=await self._record(record),
+            event_id=record.event_id,
         )
 
     async def _record(self, record: AuditRecord) -> str | None:
@@ -207,7 +210,8 @@ async def open_trials(settings: Settings, *, embedded: bool = False) -> AsyncIte
     guard = EgressGuard(settings.egress_allow, settings.egress_ports)
     async with contextlib.AsyncExitStack() as stack:
         audit = await _open_audit(settings, stack, embedded=embedded)
-        trials = Trials(audit, guard, ehlo_name=settings.ehlo_name, worker_id=settings.worker_id)
+        limits = Limits(audit_s=COMMAND_AUDIT_S)
+        trials = Trials(audit, guard, ehlo_name=settings.ehlo_name, worker_id=settings.worker_id, limits=limits)
         stack.push_async_callback(trials.close)
         yield trials
 

@@ -19,7 +19,7 @@ from worker.rabbit.config_publisher import ConfigPublisher, open_config_publishe
 from worker.rabbit.config_stream import publish_message
 from worker.rabbit.config_topic import ConfigTopic, open_config_topic
 from worker.rabbit.topology import CONFIG_STREAM
-from worker.store.configs import ConfigStore
+from worker.store.configs import POSTBOTE, ConfigStore
 from worker.store.secrets import SecretBox
 
 PATIENCE_S = 30
@@ -72,12 +72,23 @@ class Deployment:
             await self.told(each.scope)
 
     async def delete(self, scope: Scope, name: str = "default") -> None:
-        await self.store.delete(scope, name)
+        await self.store.remove(scope, name)
         await self.told(scope)
 
     async def feature(self, scope: Scope, *, on: bool) -> None:
         await self.store.set_org_feature(scope, on=on)
         await self.told(scope)
+
+    async def order(self, scope: Scope, *names: str) -> None:
+        await self.store.order(scope, names, POSTBOTE)
+        await self.told(scope)
+
+    async def sends(self, scope: Scope):
+        """The record that sends the scope's mail, and its fallbacks, by their names."""
+        found = await self.source.configs_for(scope)
+        used = next(each for each in scope.lineage() if each in found.records)
+        fallbacks = {str(owner): [each.display_name for each in records] for owner, records in found.fallbacks.items()}
+        return found.records[used].display_name, fallbacks
 
     async def shown(self, scope: Scope):
         found = await self.source.configs_for(scope)
@@ -153,8 +164,8 @@ ANSWERS = {
     "an org's feature turned off again": (turned_off_again, {O: "default v1", P: "default v1", C: "default v1"}, False),
     "the version goes up": (saved_three_times, {P: "default v3"}, False),
     "the first record of a scope is its default": (two_names, {P: "first v1"}, False),
-    "the oldest other one follows a deleted default": (default_deleted, {P: "second v1"}, False),
-    "one that is made anew stands behind and keeps counting": (default_made_anew, {P: "second v1"}, False),
+    "the oldest other one follows a deleted default": (default_deleted, {P: "second v2"}, False),
+    "one that is made anew stands behind and keeps counting": (default_made_anew, {P: "second v2"}, False),
     "a deleted record falls back to the wider scope": (org_record_deleted, {P: "default v1", C: "default v1"}, True),
     "all deleted": (all_deleted, {}, True),
     "another tenant's records are not seen": (another_tenants, {}, False),
@@ -165,6 +176,71 @@ ANSWERS = {
 async def test_both_sources_give_the_same_answers(deployment, happens, records, on):
     await happens(deployment)
     assert await deployment.shown(DEV) == (records, on)
+
+
+async def three_names(d):
+    await d.put(*(record(ACME, name) for name in ("one", "two", "three")))
+
+
+async def ordered(d):
+    await three_names(d)
+    await d.order(ACME, "two", "three", "one")
+
+
+async def ordered_again(d):
+    await ordered(d)
+    await d.order(ACME, "one", "three")
+
+
+async def ordered_and_default_deleted(d):
+    await ordered(d)
+    await d.delete(ACME, "two")
+
+
+async def ordered_and_fallback_deleted(d):
+    await ordered(d)
+    await d.delete(ACME, "three")
+
+
+async def ordered_and_saved_again(d):
+    await ordered(d)
+    await d.put(record(ACME, "three", port=465, tls="ssl"))
+
+
+async def ordered_and_made_anew(d):
+    await ordered_and_fallback_deleted(d)
+    await d.put(record(ACME, "three"))
+
+
+async def the_controllers_ordered(d):
+    await d.put(record(name="one"), record(name="two"), record(ACME, "own"))
+    await d.order(CONTROLLER, "one", "two")
+
+
+SENDERS = {
+    "none before an order is set": (three_names, ("one", {})),
+    "in the order that was set": (ordered, ("two", {P: ["three", "one"]})),
+    "in an order that was set anew, without the one left out": (ordered_again, ("one", {P: ["three"]})),
+    "the first fallback follows a deleted default": (ordered_and_default_deleted, ("three", {P: ["one"]})),
+    "a deleted fallback is gone": (ordered_and_fallback_deleted, ("two", {P: ["one"]})),
+    "a saved fallback keeps its place": (ordered_and_saved_again, ("two", {P: ["three", "one"]})),
+    "a fallback that is made anew is none": (ordered_and_made_anew, ("two", {P: ["one"]})),
+    "another scope's are not used": (the_controllers_ordered, ("own", {})),
+}
+
+
+@pytest.mark.parametrize(("happens", "expected"), SENDERS.values(), ids=SENDERS)
+async def test_both_sources_give_the_same_fallbacks(deployment, happens, expected):
+    await happens(deployment)
+    assert await deployment.sends(DEV) == expected
+
+
+async def test_both_sources_leave_out_a_fallback_that_nobody_can_open(deployment):
+    deployment.store._box = SecretBox([OTHER_KEY])
+    await deployment.put(record(ACME, "one"), with_password(ACME, "two"))
+    await deployment.order(ACME, "one", "two")
+    deployment.store._box = BOX
+    assert await deployment.sends(ACME) == ("one", {})
 
 
 async def test_both_sources_give_the_whole_record_with_its_secrets(deployment):
@@ -358,7 +434,7 @@ async def test_a_snapshot_of_the_store_makes_good_what_was_never_published(amqp_
         await store.put(record(ACME))
         await publisher.publish(await store.changes(ACME))
         await until(lambda: topic.status.records == 1)
-        await store.delete(ACME, "default")  # nobody tells the topic
+        await store.remove(ACME, "default")  # nobody tells the topic
         await store.put(with_password(DEV))
         await store.set_org_feature(DEV, on=True)
         progress = []

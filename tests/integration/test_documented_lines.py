@@ -11,7 +11,6 @@ import pytest
 from tests.integration.conftest import Site
 from tests.services import packages
 from tests.support.access import request, token_for
-from tests.support.process import Postbote
 
 LINES = [
     line

@@ -7,11 +7,10 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from worker.store.people import PeopleStore
-
 from schemas.smtp_config import CONTROLLER, Scope
 from worker.control.principals import Actor, Kind, Role
 from worker.store.database import Store
+from worker.store.people import PeopleStore
 
 TESTS = Actor(Kind.COMMAND, "tests", CONTROLLER)
 

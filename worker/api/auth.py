@@ -201,8 +201,9 @@ def _named(own: Scope, partner: str | None, org: str | None) -> Scope:
     if partner is None and org is None:
         return own
     try:
-        names = [None if name is None else _NAME.validate_python(name) for name in (partner or own.partner, org)]
-    except ValidationError:  # no name at all, so nothing that is there
+        named = (own.partner if partner is None else partner, org)
+        names = [None if name is None else _NAME.validate_python(name) for name in named]
+    except ValidationError:  # what no scope can be called is not there
         raise not_found() from None
     return Scope(*names)
 

@@ -25,7 +25,7 @@ from worker.delivery.ports import Lane
 MAX_BODY_BYTES = 16 * 1024 * 1024  # what RabbitMQ 4 takes as one message unless told otherwise
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    **problems(400, 401, 403, 413, 503),
+    **problems(400, 401, 403, 413, 422, 503),
     202: {"description": "The broker has confirmed the event"},
 }
 _ANSWERS[400]["description"] = "The event cannot be mailed: every field at fault is named"

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import AwareDatetime
 
 from worker.api.auth import Gate, client_address
-from worker.api.bodies import Body, read_body
+from worker.api.bodies import SMALL_BODY_BYTES, Body, read_body
 from worker.api.described import WITH_BODY, problems, takes
 from worker.api.login import TypedPassword, refuse_hurry
 from worker.api.problem import invalid, not_found
@@ -64,7 +64,7 @@ def links_router(gate: Gate, directory: Directory, passwords: Passwords, throttl
     async def use(value: str, request: Request) -> LinkUsed:
         gate.refuse_other_sites(request)
         link = await found(value, request)
-        hashed = await _password_for(link, await read_body(request, LinkBody), passwords)
+        hashed = await _password_for(link, await read_body(request, LinkBody, SMALL_BODY_BYTES), passwords)
         try:
             user = await directory.use_link(value, link.purpose, password_hash=hashed, origin=client_address(request))
         except NotFound:  # somebody else has used it since

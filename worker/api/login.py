@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, Field, SecretStr, StringConstraints
 
 from schemas.text import RequiredText
 from worker.api.auth import COOKIE, Asker, Gate, client_address
-from worker.api.bodies import Body, read_body
+from worker.api.bodies import SMALL_BODY_BYTES, Body, read_body
 from worker.api.described import WITH_BODY, WITH_PRINCIPAL, problems, takes
 from worker.api.problem import Problem, forbidden, invalid
 from worker.control.errors import NotFound, Refused
@@ -83,7 +83,7 @@ def _add_login(
     )
     async def login(request: Request, response: Response) -> LoggedIn:
         gate.refuse_other_sites(request)  # else a page could log its visitor in as somebody else
-        body, origin = await read_body(request, LoginBody), client_address(request)
+        body, origin = await read_body(request, LoginBody, SMALL_BODY_BYTES), client_address(request)
         refuse_hurry(throttle.draw(body.email, origin))
         user = await _proven(body.email, body.password.get_secret_value(), directory, passwords)
         if user is None:
@@ -141,7 +141,7 @@ def _add_own(
     async def change(request: Request, asker: reader) -> None:
         if asker.principal.kind is not Kind.USER:
             raise forbidden("a token has no password")
-        body = await read_body(request, PasswordBody)
+        body = await read_body(request, PasswordBody, SMALL_BODY_BYTES)
         refuse_hurry(throttle.draw(asker.principal.name, asker.origin))
         user = await _proven(asker.principal.name, body.current.get_secret_value(), directory, passwords)
         if user is None:

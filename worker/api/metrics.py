@@ -41,11 +41,18 @@ def metrics_router(gauges: Readings, gate: "Gate", counters: Readings | None = N
     """
     from fastapi import APIRouter, Depends, Request, Response
 
+    from worker.api.described import WITH_PRINCIPAL, problems
+
     registry = _registry(gauges, counters or {})
     # What a process does is whoever runs it's to know; to tenants the page does not exist.
     router = APIRouter(tags=["health"], dependencies=[Depends(gate.at(ScopeLevel.CONTROLLER))])
 
-    @router.get("/metrics", summary="Measurements for Prometheus, for the controller", response_class=Response)
+    @router.get(
+        "/metrics",
+        summary="Measurements for Prometheus, for the controller",
+        response_class=Response,
+        responses=problems(404, *WITH_PRINCIPAL),
+    )
     async def metrics(request: Request) -> Response:
         # The media type says which text form the asker reads.
         encode, content_type = choose_encoder(request.headers.get("accept", ""))

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from worker.api.bodies import faults, faults_of, invalid_fields
 from worker.api.problem import Problem, not_found, problem
@@ -23,6 +24,7 @@ from worker.errors import (
     StoreUnavailable,
 )
 
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _RETRY_AFTER = {"Retry-After": "5"}
 
 # Status and title by what the control plane refuses; a class that is not named has its base's.
@@ -87,14 +89,23 @@ async def _invalid_parameter(_: Request, error: RequestValidationError) -> Respo
     return invalid_fields(faults_of({**e, "loc": e["loc"][1:]} for e in error.errors())).answer()
 
 
-async def _framework(_: Request, error: HTTPException) -> Response:
-    if error.status_code == 404:  # noqa: PLR2004 # the status itself
-        return not_found().answer()
-    title = str(error.detail)
-    return problem(error.status_code, title, _SENTENCES.get(error.status_code, title), headers=error.headers)
+async def _framework(request: Request, error: HTTPException) -> Response:
+    match error.status_code:
+        case 404:
+            return not_found().answer()
+        case 405:
+            allow = {"Allow": ", ".join(sorted(_methods(request)))}
+            detail = "this path does not answer that method; the header Allow names those it does"
+            return problem(405, "Method not allowed", detail, headers=allow)
+        case status:
+            return problem(status, str(error.detail), str(error.detail), headers=error.headers)
 
 
-_SENTENCES = {405: "this path does not answer that method; the header Allow names those it does"}
+def _methods(request: Request) -> set[str]:
+    """What the path answers: each method is a route of its own, and the framework names the first one's only."""
+    routes = request.app.routes
+    asked = {method: {**request.scope, "method": method} for method in _METHODS}
+    return {m for m, scope in asked.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)}
 
 
 async def _away(_: Request, error: Exception) -> Response:

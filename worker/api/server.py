@@ -50,14 +50,20 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(application: "Application | FastAPI", host: str, port: int) -> AsyncIterator[int]:
+async def serving(
+    application: "Application | FastAPI", host: str, port: int, proxies: Sequence[object] = ()
+) -> AsyncIterator[int]:
     """Serve while the block runs; yields the port (a free one where `port` is 0).
+
+    `proxies`: the networks whose X-Forwarded-For is believed; anybody else's would be a made-up client.
 
     Raises SettingsError where the address cannot be bound.
     """
     bound = _bind(host, port)
     actual = int(bound.getsockname()[1])
-    server = _Server(uvicorn.Config(application, log_config=None, access_log=False, lifespan="off"))
+    trusted = [str(network) for network in proxies]
+    config = uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", forwarded_allow_ips=trusted)
+    server = _Server(config)
     running = asyncio.ensure_future(server.serve(sockets=[bound]))
     log.info("http is listening", host=host, port=actual)
     try:

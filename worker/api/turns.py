@@ -22,7 +22,7 @@ class Turns:
 
     def __init__(self, throttle: Throttle | None = None, *, at_once: int = 4, of_one: int = 2) -> None:
         """Take the throttle that counts them; ten a minute for each key where there is none."""
-        self._throttle = throttle or Throttle(A_MINUTE)
+        self._throttle = Throttle(A_MINUTE) if throttle is None else throttle  # an empty one is false
         self._at_once = at_once
         self._of_one = of_one
         self._under_way: Counter[str] = Counter()

@@ -125,14 +125,17 @@ def _content(reference: str, path: str) -> str:
 def _read_file(reference: str, path: str) -> bytes:
     # Opening a pipe would wait for its writer without O_NONBLOCK.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
+    try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise _unreadable(reference, "it is no regular file")
         # What /proc shows has no size, and this process's own environment, keys and all, is there.
         if found.st_size == 0:
             raise _unreadable(reference, "it is empty")
-        content = file.read(MAX_BYTES + 1)
+        with open(handle, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(handle)
     if len(content) > MAX_BYTES:
         raise _unreadable(reference, f"it has more than {MAX_BYTES // 1024} KiB")
     return content

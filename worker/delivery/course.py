@@ -309,7 +309,7 @@ class Course:
         outlets = Outlets(ports.mailer, ports.audit, observe)
         attempts = Attempts(outlets, config, rendered, self._writer, self._progress)
         finished = await attempts.run(conditions.policy, conditions.sleep)
-        if finished.doubtful:
+        if finished.doubtful or finished.in_doubt_before:
             self._progress = self._progress._replace(doubtful_by=config.display_name)
         return Broken(attempts, finished) if untouched(finished) else await self._settle(attempts, finished)
 

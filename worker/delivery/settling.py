@@ -68,7 +68,9 @@ def settle(finished: Finished, this: Round) -> Decision:
     if not (finished.waiting or finished.broken or finished.doubtful or finished.held or this.progress.held):
         return Decision(Ack())  # the usual mail: everybody has an end
     resend, given_up = _doubts(finished, this)
-    tried = this.progress._replace(attempt=finished.attempt, resting="", due=None)
+    # Who was in doubt within this round stays marked in the next, also where its last answer was none of a doubt.
+    doubtful = (*this.progress.doubtful, *sorted(finished.in_doubt_before.difference(this.progress.doubtful)))
+    tried = this.progress._replace(attempt=finished.attempt, resting="", due=None, doubtful=doubtful)
     after = _with_held(tried, finished.held)
     after = _with_held(after, given_up)
     if finished.interrupted:

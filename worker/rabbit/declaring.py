@@ -26,6 +26,8 @@ Item = topology.Exchange | topology.Queue
 _ALL: tuple[Item, ...] = (*topology.EXCHANGES, *topology.QUEUES)
 
 _NOT_FOUND = 404
+# 404 also says that a queue is there and its node is not up yet, as for a stream just after a restart.
+_THERE_BUT_DOWN = re.compile(r"is down or inaccessible|stopped by supervisor|failed to restart")
 _SHOWN = 3
 
 _VALUE = r"(?:none|(?:the value )?'(?P<{name}>[^']*)'(?: of type '[^']*')?)"
@@ -117,7 +119,7 @@ async def look(link: Link) -> tuple[Seen, ...]:
         try:
             found.append(await _look_at(channel, item))
         except Refused as refused:
-            if refused.code != _NOT_FOUND:
+            if not _says_missing(refused):
                 raise explained(item, refused) from None
             found.append(Seen(item.name, exists=False))
             channel = await SideChannel(link).open()
@@ -134,7 +136,7 @@ async def _each(link: Link, act: Callable[[SideChannel, Item], Awaitable[None]])
             try:
                 await act(channel, item)
             except Refused as refused:
-                if refused.code == _NOT_FOUND:
+                if _says_missing(refused):
                     missing.append(item.name)
                 else:
                     faults.append(_fault(item, refused))
@@ -146,6 +148,10 @@ async def _each(link: Link, act: Callable[[SideChannel, Item], Awaitable[None]])
         faults.insert(0, f"missing: {_first(missing, ', ')} (run `postbote topology declare`)")
     if faults:
         raise TopologyMismatch(_first(faults, "; "))
+
+
+def _says_missing(refused: Refused) -> bool:
+    return refused.code == _NOT_FOUND and not _THERE_BUT_DOWN.search(refused.text)
 
 
 def _first(words: list[str], between: str) -> str:

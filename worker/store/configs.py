@@ -86,9 +86,6 @@ class ConfigStore:
         rows = await self._rows(_records(scope))
         return next((self._open(row) for row in rows if row["display_name"] == name), None)
 
-    summaries = records
-    get = opened
-
     async def list(self, scope: Scope | None = None) -> list[SmtpConfig]:
         """Every record of exactly this scope, or all, with their secrets; in the order of `records`."""
         return [self._open(row) for row in await self._rows(_records(scope))]
@@ -148,8 +145,6 @@ class ConfigStore:
         """Delete a record, readable or not; where it was the default, the first fallback or next record follows."""
         async with self.database.writing() as connection:
             return await saving.remove(connection, scope, name, Step.now(actor), expected=expected)
-
-    delete = remove
 
     async def history(self, scope: Scope, name: str) -> Sequence[HistoryEntry]:
         """Every version, newest first; also of a record that was deleted."""

@@ -75,7 +75,7 @@ def plan(draft: Draft, stored: RowMapping | None, found: Placed | None, box: Sec
     Raises Refused, PasswordNeeded, pydantic's ValidationError, and SecretKeyMissing where something
     is to be sealed and no key is set.
     """
-    config = _validated(draft)
+    config = validated(draft)
     password = _place(draft, config, stored, found or Placed(), box)
     dkim_secret = _place_key(draft, config, stored, box)
     return Plan(config, password, dkim_secret, _changed(draft, config, stored, password, box))
@@ -94,7 +94,8 @@ def check_secret(path: str, value: str) -> str:
     return value
 
 
-def _validated(draft: Draft) -> SmtpConfig:
+def validated(draft: Draft) -> SmtpConfig:
+    """The record that `draft` describes, with stand-ins for its secrets; raises ValidationError and Refused."""
     fields = dict(draft.fields)
     if fields.pop("display_name", draft.name) != draft.name:
         raise Refused("display_name", "a record keeps its name: store a new one and delete this one")

@@ -289,14 +289,14 @@ async def test_an_upgrade_makes_new_fields_searchable_in_the_months_that_exist(o
     assert "colour" in mapping[f"{audit.prefix}-2025.01"]["mappings"]["properties"]
 
 
-async def test_changes_are_searchable_in_months_that_version_1_made(over_opensearch, monkeypatch):
+async def test_changes_are_searchable_in_months_that_version_1_made(over_opensearch, opensearch, monkeypatch):
     audit = over_opensearch
     with monkeypatch.context() as before:
         before.setattr(index_template, "VERSION", 1)
         for field in ("action", "subject", "version", "changed", "actor"):
             before.delitem(index_template._PROPERTIES, field)
         await audit.write(audit_record())
-    upgraded = OpenSearchAudit(audit.audit._link._access.url, index_prefix=audit.prefix)
+    upgraded = OpenSearchAudit(opensearch.url, index_prefix=audit.prefix)
     await upgraded.start()
     change = change_record()
     await upgraded.write_documents([Document(change.document_id, change.index_month, change.to_json())])

@@ -3,15 +3,18 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from alembic import command
 from sqlalchemy import text
 
+from schemas.audit_change import Action
 from schemas.config_change import Delete, Feature
-from tests.unit.store.samples import ACME, CONTROLLER, DEV, KEY, OPS, PASSWORD, record, with_password
+from tests.unit.store.samples import ACME, ADA, CONTROLLER, DEV, KEY, OPS, PASSWORD, draft, record, with_password
 from tests.unit.store.test_configs import FULL
 from tests.unit.store.test_database import UPGRADE_WHEN_TOLD
+from worker.control.records import KeepPassword, SecretName, UseSecret
 from worker.errors import StoreUnavailable
 from worker.store import schema
 from worker.store.configs import ConfigStore
@@ -41,14 +44,22 @@ VALUES ('acme', '', 'default', 'smtp.example.net', 587, 'starttls', TRUE, '["*@e
     5, 30, 7, TRUE, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)
 """
 
+OF_THE_THIRD_SCHEMA = """
+INSERT INTO smtp_configs (partner, org, display_name, host, port, tls, verify_tls, allowed_from, retries, username,
+    secret, dkim_domain, dkim_selector, dkim_secret, max_connections, timeout_s, version, is_default, created_at,
+    updated_at)
+VALUES (:partner, :org, :name, 'smtp.example.net', 587, 'starttls', TRUE, '["*@example.net"]', 3, 'mailer',
+    :secret, 'example.net', 'mail1', :dkim, 5, 30, :version, :first, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)
+"""
 
-async def bring_to(store: Store, revision: str) -> None:
-    """Run the schema's steps up to `revision`, as an older Postbote did."""
+
+async def bring_to(store: Store, revision: str, by: Callable[..., None] = command.upgrade) -> None:
+    """Run the schema's steps up to `revision`, as an older Postbote did, or back to it."""
 
     def steps(connection):
         config = schema._config()
         config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        by(config, revision)
 
     if store.is_sqlite:
         store._create_private_file()
@@ -98,9 +109,58 @@ async def test_a_record_of_the_first_schema_is_read_after_the_upgrade_and_its_ve
     await fresh.upgrade()
     store = ConfigStore(fresh, SecretBox([KEY]))
     said = {"allowed_from": ("*@example.net",), "retries": 3, "max_connections": 5, "timeout_s": 30.0, "version": 7}
-    assert await store.get(ACME, "default") == record(ACME, **said)
+    assert await store.opened(ACME, "default") == record(ACME, **said)
     assert await store.org_feature(DEV)
     assert (await store.put(record(ACME))).version == 8
+
+
+async def test_records_from_before_named_secrets_keep_passwords_places_and_can_be_gone_back_to(fresh):
+    await bring_to(fresh, "0003")
+    box = SecretBox([KEY])
+    async with fresh.writing() as connection:
+        for number, (key, name) in enumerate(
+            [(("acme", ""), "first"), (("acme", ""), "second"), (("acme", "dev"), "own")]
+        ):
+            given = {"partner": key[0], "org": key[1], "name": name, "first": name != "second"}
+            secrets = {"secret": box.seal(f"password {number}"), "dkim": box.seal("a key")}
+            await connection.execute(text(OF_THE_THIRD_SCHEMA), {**given, **secrets, "version": number + 4})
+            high_water = text("INSERT INTO config_versions VALUES (:partner, :org, :name, :version)")
+            await connection.execute(high_water, {**dict(list(given.items())[:3]), "version": number + 4})
+    await fresh.upgrade()
+    store = ConfigStore(fresh, box)
+    await store.verify_secrets()
+    assert [found.password.get_secret_value() for found in await store.list()] == [f"password {n}" for n in range(3)]
+    first, second = await store.records(ACME)
+    assert (first.name, first.is_default, second.secret) == ("first", True, SecretName(ACME, "config:second"))
+    async with fresh.reading() as connection:
+        owners = (await connection.execute(text("SELECT partner, org, name FROM secrets"))).all()
+    assert sorted(map(tuple, owners)) == [
+        ("acme", "", "config:first"), ("acme", "", "config:second"), ("acme", "dev", "config:own"),
+    ]  # fmt: skip
+    signed = {"dkim_domain": "example.net", "dkim_selector": "mail1"}
+    kept = await store.save(draft(ACME, "second", KeepPassword(), retries=9, **signed), ADA)
+    assert (kept.version, kept.dkim_key_set) == (6, True)
+    back = await store.roll_back(ACME, "second", 5, ADA)
+    assert (back.version, back.fields["retries"], back.fields["allowed_from"]) == (7, 3, ["*@example.net"])
+    assert (await store.opened(ACME, "second")).password.get_secret_value() == "password 1"
+    await store.order(ACME, ["second", "first"], ADA)
+    assert (await store.configs_for(DEV)).records[ACME].display_name == "second"
+    assert await store.remove(DEV, "own", ADA)
+
+
+async def test_the_step_can_be_taken_back_and_again_without_losing_a_password(fresh):
+    await fresh.upgrade()
+    store = ConfigStore(fresh, SecretBox([KEY]))
+    await store.create_secret(ACME, "relay", "by name", ADA, shared=True)
+    await store.save(draft(DEV, password=UseSecret("relay")), ADA)
+    await store.put(with_password(ACME))
+    await bring_to(fresh, "0003", by=command.downgrade)
+    with pytest.raises(StoreUnavailable, match="has schema 0003"):
+        await fresh.check_schema()
+    await fresh.upgrade()
+    found = [config.password.get_secret_value() for config in await store.list()]
+    assert found == [PASSWORD, "by name"]
+    assert (await store.record(DEV, "default")).secret == SecretName(DEV, "config:default")
 
 
 async def test_an_upgrade_that_fails_midway_leaves_the_older_schema_whole(fresh, monkeypatch):
@@ -163,33 +223,35 @@ async def test_puts_and_deletes_of_one_scope_at_once_leave_one_default_and_risin
         await store.put(record(ACME, name))
     await asyncio.gather(
         *(chosen.put(record(ACME, name)) for chosen in (store, neighbour) for name in "abcd"),
-        *(chosen.delete(ACME, name) for chosen in (store, neighbour) for name in "ab"),
+        *(chosen.remove(ACME, name) for chosen in (store, neighbour) for name in "ab"),
         store.set_org_feature(DEV, on=True),
     )
     await neighbour.close()
-    found = await store.summaries(ACME)
+    found = await store.records(ACME)
     assert [summary.is_default for summary in found] == [True] + [False] * (len(found) - 1)
-    again = {name: (await store.put(record(ACME, name))).version for name in "abcd"}
-    assert again == {"a": 4, "b": 4, "c": 4, "d": 3}
+    for name in "abcd":
+        await store.put(record(ACME, name))
+        numbers = [entry.version for entry in await store.history(ACME, name) if entry.action is not Action.DELETED]
+        assert numbers == list(range(len(numbers), 0, -1))
 
 
 async def test_first_records_at_once_in_a_scope_that_was_emptied_leave_one_default(store, url):
     neighbour = ConfigStore(url, SecretBox([KEY]))
     await store.put(record(ACME))
-    await store.delete(ACME, "default")
+    await store.remove(ACME, "default")
     both = (store, neighbour)
     # Connections that stand already: else the first writer is done before the others have logged in.
-    await asyncio.gather(*(chosen.summaries() for _ in range(4) for chosen in both))
+    await asyncio.gather(*(chosen.records() for _ in range(4) for chosen in both))
     await asyncio.gather(*(chosen.put(record(ACME, f"{n}")) for n, chosen in enumerate(both * 4)))
     await neighbour.close()
-    assert [summary.is_default for summary in await store.summaries(ACME)] == [True] + [False] * 7
+    assert [summary.is_default for summary in await store.records(ACME)] == [True] + [False] * 7
 
 
 async def test_the_topic_is_told_of_records_deletes_and_features_with_secrets_sealed(store):
     await store.put(FULL)
     await store.put(with_password(ACME))
     await store.put(record(ACME, "gone"))
-    await store.delete(ACME, "gone")
+    await store.remove(ACME, "gone")
     await store.set_org_feature(DEV, on=True)
     everything = await store.changes()
     assert Delete(partner="acme", display_name="gone", version=1) in everything
@@ -206,7 +268,7 @@ async def test_the_topic_is_told_of_one_scope_alone(store):
     for scope in (CONTROLLER, ACME, DEV, OPS):
         await store.put(record(scope))
         await store.put(record(scope, "gone"))
-        await store.delete(scope, "gone")
+        await store.remove(scope, "gone")
     await store.set_org_feature(DEV, on=True)
     assert [(change.kind, change.scope) for change in await store.changes(DEV)] == [
         ("put", DEV), ("delete", DEV), ("feature", DEV),
@@ -220,11 +282,11 @@ async def test_a_reader_sees_one_state_though_another_one_writes_meanwhile(store
     await store.put(record(ACME, "deleted meanwhile"))
     async with store.database.reading() as connection:
         before = (await connection.execute(names)).scalars().all()
-        await neighbour.delete(ACME, "deleted meanwhile")
+        await neighbour.remove(ACME, "deleted meanwhile")
         await neighbour.put(record(ACME, "made meanwhile"))
         assert (await connection.execute(names)).scalars().all() == before == ["deleted meanwhile"]
     await neighbour.close()
-    assert [summary.name for summary in await store.summaries()] == ["made meanwhile"]
+    assert [summary.name for summary in await store.records()] == ["made meanwhile"]
     assert (await store.put(record(ACME, "made meanwhile"))).version == 2
 
 
@@ -232,7 +294,7 @@ async def test_text_of_every_script_and_length_comes_back(store):
     name = "Nachtschicht – 夜勤 🌙"
     pem = "-----BEGIN CERTIFICATE-----\n" + "x" * 200_000
     saved = await store.put(record(ACME, name, ca_bundle=pem, allowed_from=("*@bücher.example",)))
-    assert await store.get(ACME, name) == saved
+    assert await store.opened(ACME, name) == saved
 
 
 async def test_the_database_itself_refuses_a_second_default_and_a_second_record_of_a_name(store):

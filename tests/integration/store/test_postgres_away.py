@@ -21,21 +21,21 @@ def url(postgres_url):
 @pytest.mark.parametrize("end", ["stop", "kill"])
 async def test_a_server_that_ends_is_unavailable_and_works_again_once_it_is_back(store, postgres, end):
     saved = await store.put(with_password(ACME))
-    await asyncio.gather(*(store.get(ACME, "default") for _ in range(5)))  # several connections in the pool
+    await asyncio.gather(*(store.opened(ACME, "default") for _ in range(5)))  # several connections in the pool
     await asyncio.to_thread(getattr(postgres, end))
-    for use in (store.get(ACME, "default"), store.put(record(ACME)), store.changes(), store.open()):
+    for use in (store.opened(ACME, "default"), store.put(record(ACME)), store.changes(), store.open()):
         with pytest.raises(StoreUnavailable, match=r"^the store of SMTP records at 127\.0\.0\.1/test_\w+ cannot") as e:
             await use
         assert "\n" not in str(e.value)
         assert postgres.url.split(":")[2].split("@")[0] not in str(e.value), "the server's password"
     await asyncio.to_thread(postgres.start)
-    assert await store.get(ACME, "default") == saved
+    assert await store.opened(ACME, "default") == saved
     assert (await store.put(record(ACME))).version == 2
 
 
 async def test_connections_cut_off_while_nobody_used_them_are_not_noticed(store, postgres, url):
     await store.put(record(ACME))
-    await asyncio.gather(*(store.get(ACME, "default") for _ in range(5)))
+    await asyncio.gather(*(store.opened(ACME, "default") for _ in range(5)))
     await asyncio.to_thread(postgres.disconnect, url)
     assert (await store.put(record(ACME))).version == 2
 
@@ -51,7 +51,7 @@ async def test_a_write_that_is_cut_off_midway_leaves_nothing_behind(store, postg
 
     with pytest.raises(StoreUnavailable):
         await write_twice()
-    assert (await store.get(ACME, "default")).port == 587
+    assert (await store.opened(ACME, "default")).port == 587
 
 
 async def test_a_worker_goes_on_with_what_it_read_and_takes_the_new_record_when_the_server_is_back(store, postgres):

@@ -87,7 +87,7 @@ def test_after_a_rotation_the_old_key_can_be_dropped_and_nothing_else_has_change
 def test_a_second_rotation_finds_nothing_to_do_and_writes_nothing(url):
     save(url, OLD, with_password(ACME), with_password(DEV))
     assert counted(url, NEW, OLD) == {
-        "records": 2, "older": 2, "resealed": 2, "snapshot_due": False, "dry_run": False,
+        "records": 2, "secrets": 0, "older": 2, "resealed": 2, "snapshot_due": False, "dry_run": False,
     }  # fmt: skip
     tokens = sealed(url)
     assert counted(url, NEW, OLD)["resealed"] == 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import urllib.request
 
 import pytest
 from typer.testing import CliRunner
@@ -10,15 +11,23 @@ from tests.integration.store.test_both_databases import bring_to
 from tests.support.process import run_postbote
 from tests.unit.store.samples import KEY, PASSWORD
 from worker.cli_config import config_app
+from worker.cli_secrets import secrets_app
 from worker.store import schema
 from worker.store.database import Store
+from worker.store.outgoing import OutgoingShelf
 
 SERVER = ("--host", "smtp.example.net", "--port", "587")
 
 
 @pytest.fixture
-def env(url):
-    return {"POSTBOTE_DATABASE_URL": url, "POSTBOTE_SECRET_KEYS": KEY, "POSTBOTE_CONFIG_SOURCE": "store"}
+def env(url, opensearch, index_prefix):
+    return {
+        "POSTBOTE_DATABASE_URL": url,
+        "POSTBOTE_SECRET_KEYS": KEY,
+        "POSTBOTE_CONFIG_SOURCE": "store",
+        "POSTBOTE_OPENSEARCH_URL": opensearch.url,
+        "POSTBOTE_AUDIT_INDEX_PREFIX": index_prefix,
+    }
 
 
 def config(env, *arguments, code=0, stdin=None):
@@ -56,6 +65,50 @@ def test_a_record_is_set_shown_listed_turned_on_and_deleted(env, url):
     config(env, "delete", "--scope", "partner:acme", "--yes")
     config(env, "delete", "--scope", "partner:acme", "--yes", code=1)
     assert [record["scope"] for record in shown(env, "list")] == ["org:acme/dev"]
+
+
+def waiting(url):
+    async def count():
+        store = Store(url)
+        try:
+            return await OutgoingShelf(store).waiting()
+        finally:
+            await store.close()
+
+    return asyncio.run(count())
+
+
+def test_what_the_commands_change_is_in_the_audit_when_they_end(env, url, opensearch, index_prefix):
+    asyncio.run(Store(url).upgrade())
+    config(env, "set", "--scope", "partner:acme", *SERVER)
+    secret = ("create", "--scope", "partner:acme", "--name", "relay", "--value-stdin")
+    done = CliRunner().invoke(secrets_app, secret, env=env, input=PASSWORD)
+    assert (done.exit_code, done.stderr) == (0, "")
+    config(env, "feature", "--scope", "org:acme/dev", "--on")
+    config(env, "delete", "--scope", "partner:acme", "--yes")
+    assert waiting(url) == 0
+    query = f"{opensearch.url}/{index_prefix}-*"
+    urllib.request.urlopen(urllib.request.Request(f"{query}/_refresh", method="POST"), timeout=30).close()
+    with urllib.request.urlopen(f"{query}/_search?size=100", timeout=30) as answered:
+        documents = [hit["_source"] for hit in json.load(answered)["hits"]["hits"]]
+    found = [(each["type"], each["action"], each["actor"]["kind"]) for each in documents]
+    assert sorted(found) == [
+        ("organization.changed", "switched_on", "command"),
+        ("secret.changed", "created", "command"),
+        ("smtp_config.changed", "created", "command"),
+        ("smtp_config.changed", "deleted", "command"),
+    ]
+
+
+def test_an_audit_that_is_away_is_a_notice_and_its_records_wait_in_the_store(env, url):
+    asyncio.run(Store(url).upgrade())
+    away = env | {"POSTBOTE_OPENSEARCH_URL": "http://127.0.0.1:1"}
+    done = config(away, "set", "--scope", "partner:acme", *SERVER, "--json")
+    assert json.loads(done.stdout)["version"] == 1
+    assert "notice: the audit was not told yet: " in done.stderr
+    assert waiting(url) == 1
+    config(env, "set", "--scope", "partner:acme", *SERVER)
+    assert waiting(url) == 0
 
 
 def test_the_schema_is_made_by_the_command_and_made_again_without_harm(env, url):

@@ -152,8 +152,8 @@ async def test_recognising_costs_no_more_than_a_lookup(town: Town) -> None:
         begun = time.perf_counter()
         assert await town.people.principal_of_session(session) is not None
         times.append(time.perf_counter() - begun)
-    # Alone it takes about a millisecond; a neighbour's load must not make this red.
-    assert sorted(times)[len(times) // 4] < 0.01, f"{sorted(times)[100] * 1000:.2f} ms"
+    # Two milliseconds are promised; the machine's neighbours make most of these take longer, not the quickest.
+    assert min(times) < 0.002
 
 
 async def test_the_client_of_a_request_is_the_origin_of_its_change(town: Town) -> None:

@@ -108,15 +108,16 @@ async def test_whoever_may_not_come_in_gets_the_same_answer_for_the_same_work(
     assert "set-cookie" not in dict(headers)
 
 
-async def test_an_address_that_does_not_exist_is_throttled_like_one_that_does(town: Town, ada) -> None:
-    seen = []
-    for number, email in enumerate((ADA, "nobody@dev.example")):
+async def test_whoever_may_not_come_in_is_throttled_alike(town: Town, people_who_may_not_come_in) -> None:
+    seen = {}
+    for number, (matter, email) in enumerate(people_who_may_not_come_in.items()):
+        password = OTHER_PASSWORD if matter == "a wrong password" else PASSWORD
         async with town.client(ip=f"192.0.2.{number}") as client:
-            answers = [await log_in(client, email, OTHER_PASSWORD) for _ in range(12)]
-        seen.append([(a.status_code, a.headers.get("retry-after"), a.content) for a in answers])
-    assert seen[0] == seen[1]
-    assert [status for status, _, _ in seen[0]] == [401] * 10 + [429] * 2
-    assert seen[0][-1][1] == "30"
+            answers = [await log_in(client, email, password) for _ in range(12)]
+        seen[matter] = [(a.status_code, a.headers.get("retry-after"), a.content) for a in answers]
+    assert all(each == seen["nobody"] for each in seen.values())
+    assert [status for status, _, _ in seen["nobody"]] == [401] * 10 + [429] * 2
+    assert seen["nobody"][-1][1] == "30"
 
 
 async def test_a_throttled_try_does_no_work_and_time_lets_the_owner_in(town: Town, ada) -> None:
@@ -159,6 +160,12 @@ async def test_a_body_with_a_fault_names_it_and_repeats_nothing(town: Town, name
     assert answer.status_code == status
     assert [error["path"] for error in answer.json()["errors"]] == [path]
     assert PASSWORD not in answer.text
+
+
+async def test_a_body_that_nobody_needs_is_not_even_read(town: Town) -> None:
+    async with town.client() as client:
+        answer = await client.post("/auth/login", content=b'{"a":"' + b"x" * 16_384 + b'"}')
+    assert answer.status_code == 413
 
 
 async def test_logout_ends_the_session_and_clears_the_cookie(town: Town, ada) -> None:

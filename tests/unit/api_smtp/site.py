@@ -23,6 +23,7 @@ from worker.control.trials import TestMail, Verification
 from worker.store.configs import ConfigStore
 from worker.store.controller import ControllerFromEnvironment
 from worker.store.people import PeopleStore
+from worker.store.secrets import SecretBox
 
 ACME, GLOBEX = Scope("acme"), Scope("globex")
 DEV, OPS, LAB = Scope("acme", "dev"), Scope("acme", "ops"), Scope("globex", "lab")
@@ -145,6 +146,12 @@ class Site:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stack.aclose()
+
+    def with_keys(self, *keys: str) -> None:
+        """From now on the process has these keys for secrets."""
+        self.store = ConfigStore(self.people.database, SecretBox(keys))
+        self.application = self.make_application()
+        self.clients.clear()
 
     def make_application(self) -> Any:
         gate = Gate(self.people)

@@ -20,6 +20,7 @@ from tests.unit.api_smtp.site import (
     paths,
     rafay,
 )
+from worker.store.secrets import new_key
 
 DOCUMENTED = (
     '{ "email_config": { "smtp_config": { "username": "relay@example.com", "password": "app-password", '
@@ -206,10 +207,7 @@ async def test_a_stale_write_is_refused_with_the_version_there_is(site: Site) ->
 
 async def test_a_record_whose_password_no_key_opens_is_still_shown_replaced_and_deleted(site: Site) -> None:
     await site.ask(ACME, "POST", CONFIG, rafay())
-    await site.store.database.close()
-    from worker.store.secrets import SecretBox, new_key
-
-    site.store._box = SecretBox([new_key()])
+    site.with_keys(new_key())
     assert (await site.ask(ACME, "GET", CONFIG)).status_code == 200
     assert (await site.ask(ACME, "POST", CONFIG, rafay(password=OTHER_PASSWORD))).status_code == 200
     assert (await site.ask(ACME, "DELETE", CONFIG)).status_code == 200

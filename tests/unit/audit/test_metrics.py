@@ -42,9 +42,9 @@ async def test_a_worker_without_an_api_tells_the_same():
 async def test_a_value_is_read_at_each_scrape_and_not_before():
     reads = iter([1, 2])
     gauges = {"postbote_depth": ("How deep", lambda: next(reads))}
-    application = FastAPI()
-    application.include_router(metrics_router(gauges))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://postbote") as client:
+    transport = httpx.ASGITransport(make_application([metrics_router(gauges, gate())]))
+    headers = as_("viewer@controller")
+    async with httpx.AsyncClient(transport=transport, base_url="http://postbote", headers=headers) as client:
         answers = [await client.get("/metrics") for _ in range(2)]
     assert [lines_of(answer)[-1] for answer in answers] == ["postbote_depth 1.0", "postbote_depth 2.0"]
 

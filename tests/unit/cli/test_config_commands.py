@@ -35,7 +35,11 @@ def database(tmp_path, keys, monkeypatch):
         finally:
             await store.close()
 
+    async def nobody_to_tell(_store):
+        """What telling the others needs is tested with real ones in tests/integration."""
+
     monkeypatch.setattr(cli_config, "open_store", open_store)
+    monkeypatch.setattr(cli_config, "tell_topic", nobody_to_tell)
     monkeypatch.delenv(cli_config.PASSWORD_VARIABLE, raising=False)
     return tmp_path / "postbote.db"
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from schemas.audit_query import AuditQuery
 from schemas.smtp_config import SmtpConfig
 from tests.unit.smtp.scripted_server import ScriptedServer
+from worker import trials
 from worker.cli import app
 from worker.embedded.audit import SqliteAudit
 from worker.store.configs import ConfigStore
@@ -109,7 +110,8 @@ def test_a_refusal_is_one_with_the_reply_and_as_json_one_document(stored, server
     assert told["hint"].startswith("The server works, it only does not know this recipient")
 
 
-def test_without_an_audit_the_mail_goes_out_all_the_same(stored, server) -> None:
+def test_without_an_audit_the_mail_goes_out_all_the_same(stored, server, monkeypatch) -> None:
+    monkeypatch.setattr(trials, "COMMAND_AUDIT_S", 0.2)
     stored()
     result = verify("--scope", "controller", "--to", "bob@to.test")
     assert result.exit_code == 0, result.output

@@ -28,6 +28,7 @@ def put(
     version: int = 1,
     *,
     order: int = 1,
+    fallback: bool = False,
     secret: str | None = None,
     dkim_secret: str | None = None,
     **fields: Any,
@@ -39,7 +40,7 @@ def put(
         given = {"dkim_domain": "acme.example", "dkim_selector": "s1", "dkim_key": "stand-in", **given}
     record = SmtpConfig(partner=scope.partner, org=scope.org, display_name=name, version=version, **given)
     published = PublishedConfig.model_validate(record.model_dump(exclude=set(SECRETS)))
-    return Put(config=published, secret=secret, dkim_secret=dkim_secret, order=order)
+    return Put(config=published, secret=secret, dkim_secret=dkim_secret, order=order, fallback=fallback)
 
 
 def delete(scope: Scope = CONTROLLER, name: str = "default", version: int = 1) -> Delete:

@@ -31,7 +31,7 @@ async def test_records_deletes_and_features_are_told_with_their_versions(store):
     await store.put(with_password(ACME))
     await store.put(record(DEV))
     await store.put(record(DEV))
-    await store.delete(DEV, "default")
+    await store.remove(DEV, "default")
     await store.set_org_feature(DEV, on=True)
     await store.set_org_feature(DEV, on=False)
     told, gone, turned = await store.changes()
@@ -43,7 +43,7 @@ async def test_records_deletes_and_features_are_told_with_their_versions(store):
 async def test_one_scope_is_told_alone(store):
     for scope in (CONTROLLER, ACME, DEV):
         await store.put(record(scope))
-        await store.delete(scope, "default")
+        await store.remove(scope, "default")
     await store.set_org_feature(DEV, on=True)
     assert await store.changes(CONTROLLER) == [delete(CONTROLLER)]
     assert await store.changes(ACME) == [delete(ACME)]
@@ -71,7 +71,7 @@ async def test_a_reader_picks_the_default_that_the_store_picks(store):
     known = KnownConfigs()
     steps = [("put", "a"), ("put", "b"), ("put", "c"), ("delete", "a"), ("put", "a"), ("delete", "b"), ("delete", "c")]
     for position, (step, name) in enumerate(steps):
-        await (store.put(record(ACME, name)) if step == "put" else store.delete(ACME, name))
+        await (store.put(record(ACME, name)) if step == "put" else store.remove(ACME, name))
         known.apply(changes(*await store.changes(ACME)), position)
         assert known.configs_for(ACME, BOX.open) == await store.configs_for(ACME)
 

@@ -32,14 +32,27 @@ def replayed(parked, recipients=TO):
     return read_progress(replayed_headers(parked, NOW), recipients)
 
 
-HARD = Progress(4, 3, 2, pending=TO[1:], doubtful=TO[2:], first_seen=NOW - timedelta(days=1), due=NOW, suspect=True)
+HARD = Progress(
+    4,
+    3,
+    2,
+    pending=TO[1:],
+    doubtful=TO[2:],
+    doubtful_by="spare",
+    first_seen=NOW - timedelta(days=1),
+    due=NOW,
+    suspect=True,
+)
 
 
 @pytest.mark.parametrize(
     ("parked", "expected"),
     [
         (message(), Progress(first_seen=NOW)),
-        (message(pending=TO[1:], progress=HARD), Progress(4, pending=TO[1:], doubtful=TO[2:], first_seen=NOW)),
+        (
+            message(pending=TO[1:], progress=HARD),
+            Progress(4, pending=TO[1:], doubtful=TO[2:], doubtful_by="spare", first_seen=NOW),
+        ),
         (
             message(pending=TO[:1], progress=Progress(2, held=TO[2:], held_reason="config_fault", held_detail="d")),
             Progress(2, pending=(TO[0], TO[2]), first_seen=NOW),

@@ -212,6 +212,12 @@ def test_every_recipient_is_in_exactly_one_place(places, answers, before, hours,
     assert pending | held | ended | done == set(MANY)
 
 
+def test_who_was_in_doubt_within_the_round_stays_marked_whatever_was_answered_last() -> None:
+    ended = Finished(2, broken=(judged(A, BAD_LOGIN),), waiting=(judged(B, BUSY),), in_doubt_before=frozenset({A}))
+    _, progress = later(settle(ended, this_round()))
+    assert (set(progress.pending or ()), progress.doubtful) == ({A, B}, (A,))
+
+
 def test_progress_is_read_as_it_was_written() -> None:
     written = Progress(3, 2, 1, "throttled", (A,), (A,), "second", (B,), "in_doubt", "why", NOW, NOW, suspect=True)
     assert read_progress(written.headers(), [A, B]) == written

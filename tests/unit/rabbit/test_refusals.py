@@ -4,7 +4,7 @@ import pytest
 
 from worker.errors import BrokerUnavailable, TopologyMismatch
 from worker.rabbit import topology
-from worker.rabbit.declaring import explained, explained_end
+from worker.rabbit.declaring import _says_missing, explained, explained_end
 from worker.rabbit.side_channel import Refused
 
 QUEUE = topology.QUEUES[-1]
@@ -55,6 +55,20 @@ def test_a_refusal_has_a_remedy(code: int, words: str, says: str) -> None:
     error = explained(QUEUE, Refused(code, words))
     assert isinstance(error, TopologyMismatch)
     assert says in str(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ("NOT_FOUND - no queue 'postbote.config' in vhost '/'", True),
+        ("NOT_FOUND - no exchange 'postbote.events' in vhost '/'", True),
+        ("NOT_FOUND - home node 'a@b' of durable queue 'postbote.config' in vhost '/' is down or inaccessible", False),
+        ("NOT_FOUND - queue 'postbote.parked' in vhost '/' process is stopped by supervisor", False),
+    ],
+)
+def test_what_is_there_and_not_up_yet_is_not_missing(words: str, missing: bool) -> None:
+    assert _says_missing(Refused(404, words)) is missing
+    assert isinstance(explained(QUEUE, Refused(404, words)), BrokerUnavailable)
 
 
 def test_any_other_refusal_may_pass() -> None:

@@ -1,6 +1,7 @@
 """How often a login that the server refuses is tried: once, however much mail waits for it."""
 
 import asyncio
+import base64
 
 import pytest
 
@@ -149,3 +150,22 @@ async def test_an_idle_record_grows_again_from_one_connection(pool, account, ser
     account.hold.set()
     assert found(await asyncio.gather(*more)) == {(Phase.FINAL, 250)}
     assert account.refused == 1
+
+
+async def test_a_password_that_changes_without_a_version_is_used_from_the_next_login_on(pool, tls, monkeypatch) -> None:
+    """As where the record refers to a file, and the file is rotated; an older object may come once more."""
+    monkeypatch.setattr(destination, "REFUSED_S", 0.0)
+    logins = []
+
+    def note(_session, command):
+        if command.startswith("AUTH PLAIN"):
+            logins.append(base64.b64decode(command.split()[2]).split(b"\0")[2].decode())
+            return REFUSED if logins[-1] != "new" else None
+        return None
+
+    async with ScriptedServer(note, offer=WITH_LOGIN, context=tls.context) as listening:
+        fields = {"tls": "starttls", "ca_bundle": tls.ca, "username": "ann@from.test"}
+        old, new = (listening.config(**fields, password=each) for each in ("old", "new"))
+        for record in (old, new, old):
+            await asyncio.gather(*sends(pool, record, 1))
+    assert logins == ["old", "new"]  # the third mail went over the connection that the second had opened

@@ -34,7 +34,11 @@ def store(tmp_path, monkeypatch):
         finally:
             await opened.close()
 
+    async def nobody_to_tell(_store):
+        """Of changes here, no worker and no audit hears."""
+
     monkeypatch.setattr(cli_config, "open_store", open_store)
+    monkeypatch.setattr(cli_config, "tell_topic", nobody_to_tell)
     monkeypatch.delenv(cli_config.PASSWORD_VARIABLE, raising=False)
     monkeypatch.delenv("FW_EVENT_SMTP_SERVER_ADDR", raising=False)
     return open_store

@@ -57,9 +57,9 @@ def test_the_full_record_sets_every_field_to_something_other_than_its_default():
 async def test_every_field_comes_back_as_it_was_put(store):
     saved = await store.put(FULL)
     assert saved == FULL
-    assert await store.get(DEV, "night shift") == saved
-    assert (await store.get(DEV, "night shift")).password.get_secret_value() == PASSWORD
-    assert (await store.get(DEV, "night shift")).fingerprint == FULL.fingerprint
+    assert await store.opened(DEV, "night shift") == saved
+    assert (await store.opened(DEV, "night shift")).password.get_secret_value() == PASSWORD
+    assert (await store.opened(DEV, "night shift")).fingerprint == FULL.fingerprint
 
 
 async def test_records_outlive_the_process(store, url):
@@ -103,7 +103,7 @@ async def test_a_version_counts_for_one_name_in_one_scope(store):
 async def test_a_record_that_was_deleted_and_made_anew_does_not_repeat_a_version(store):
     for _ in range(3):
         await store.put(record())
-    await store.delete(CONTROLLER, "default")
+    await store.remove(CONTROLLER, "default")
     assert (await store.put(record())).version == 4
 
 
@@ -113,12 +113,12 @@ async def test_concurrent_puts_through_two_stores_get_distinct_versions(store, u
     versions = sorted(saved.version for saved in await asyncio.gather(*puts))
     await neighbour.close()
     assert versions == list(range(1, 11))
-    assert (await store.get(ACME, "default")).version == 10
+    assert (await store.opened(ACME, "default")).version == 10
 
 
 async def test_concurrent_first_records_of_a_scope_leave_one_default(store):
     await asyncio.gather(*(store.put(record(ACME, name)) for name in "abcdef"))
-    assert [summary.is_default for summary in await store.summaries(ACME)] == [True] + [False] * 5
+    assert [summary.is_default for summary in await store.records(ACME)] == [True] + [False] * 5
 
 
 async def test_the_database_itself_refuses_a_second_default(store, tmp_path):
@@ -140,22 +140,22 @@ async def test_deleting_the_default_promotes_the_oldest_other_and_not_the_last_c
     for name in ("first", "second", "third", "second", "third"):
         await store.put(record(ACME, name))
     await store.put(record(OTHER, "elsewhere"))
-    assert await store.delete(ACME, "first")
+    assert await store.remove(ACME, "first")
     assert await default_of(store, ACME) == "second"
 
 
 async def test_deleting_another_record_leaves_the_default(store):
     await store.put(record(ACME, "first"))
     await store.put(record(ACME, "second"))
-    assert await store.delete(ACME, "second")
+    assert await store.remove(ACME, "second")
     assert await default_of(store, ACME) == "first"
 
 
 async def test_deleting_what_is_not_there_is_false_and_changes_nothing(store):
     await store.put(record(ACME))
-    assert not await store.delete(ACME, "absent")
-    assert not await store.delete(OTHER, "default")
-    assert await store.get(ACME, "absent") is None
+    assert not await store.remove(ACME, "absent")
+    assert not await store.remove(OTHER, "default")
+    assert await store.opened(ACME, "absent") is None
     assert len(await store.list()) == 1
 
 
@@ -235,7 +235,7 @@ async def test_a_failed_put_leaves_the_version_and_the_record_untouched(store, m
 async def test_a_summary_holds_what_may_be_shown_and_needs_no_key(store, url):
     await store.put(FULL)
     keyless = ConfigStore(url, SecretBox([]))
-    (summary,) = await keyless.summaries()
+    (summary,) = await keyless.records()
     await keyless.close()
     assert summary.password_set
     assert summary.is_default
@@ -256,7 +256,7 @@ async def test_the_signing_key_is_sealed_resealed_and_opened_like_the_password(s
     assert SecretBox([KEY]).open(stored) == DKIM_KEY
     rotating, after = ConfigStore(url, SecretBox([OTHER_KEY, KEY])), ConfigStore(url, SecretBox([OTHER_KEY]))
     assert await rotating.reseal() == 1
-    assert (await after.get(CONTROLLER, "default")).dkim_key.get_secret_value() == DKIM_KEY
+    assert (await after.opened(CONTROLLER, "default")).dkim_key.get_secret_value() == DKIM_KEY
     with pytest.raises(SecretUnreadable, match="controller"):
         await store.verify_secrets()
     await rotating.close()

@@ -210,7 +210,7 @@ async def test_writers_that_read_before_they_write_take_turns(store):
             await connection.execute(text("UPDATE smtp_configs SET port = :port"), {"port": port + 1})
 
     await asyncio.gather(*(raise_port() for _ in range(4)))
-    assert (await store.get(Scope(), "default")).port == record().port + 4
+    assert (await store.opened(Scope(), "default")).port == record().port + 4
 
 
 async def test_a_writers_error_does_not_quote_the_record(store, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import text
 
 from schemas.audit_change import Action
 from tests.unit.store.samples import ACME, ADA, CONTROLLER, DEV, KEY, OPERATOR, OPS, OTHER, PASSWORD, draft
@@ -188,6 +189,23 @@ async def test_a_record_that_turns_anonymous_forgets_its_password(store):
     assert await store.tokens() == {}
     with pytest.raises(PasswordNeeded):
         await store.save(draft(password=KeepPassword()), ADA)
+
+
+@pytest.mark.parametrize(
+    "then",
+    [NoPassword(), UseSecret("named"), UseReference("env:SMTP_PASSWORD"), None],
+    ids=["anonymous", "named", "reference", "deleted"],
+)
+async def test_the_own_password_of_a_record_goes_with_its_use(store, then):
+    await store.create_secret(CONTROLLER, "named", "by name", OPERATOR, shared=False)
+    await saved(store, draft(CONTROLLER, password=GIVEN), draft(CONTROLLER, "other", GIVEN))
+    if then is None:
+        await store.remove(CONTROLLER, "default", OPERATOR)
+    else:
+        await saved(store, draft(CONTROLLER, password=then))
+    async with store.database.reading() as connection:
+        kept = sorted((await connection.execute(text("SELECT name FROM secrets"))).scalars())
+    assert kept == ["config:other", "named"]
 
 
 async def test_a_reference_is_the_controllers_and_read_where_it_is_opened(store, url):

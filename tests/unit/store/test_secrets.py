@@ -63,7 +63,7 @@ def test_no_repr_shows_a_key_or_the_databases_password():
 async def test_the_password_is_in_no_file_no_repr_and_no_log(store, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     saved = await store.put(with_password(ACME))
-    found = [saved, *await store.list(), await store.configs_for(ACME), *await store.summaries()]
+    found = [saved, *await store.list(), await store.configs_for(ACME), *await store.records()]
     kept = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert {"postbote.db", "postbote.db-wal"} <= set(kept)
     assert b"smtp.example.net" in b"".join(kept.values()), "the record itself must be in what was searched"
@@ -91,7 +91,7 @@ async def test_an_unreadable_password_names_its_record_and_how_many_there_are(st
     with pytest.raises(SecretUnreadable, match=r"^2 of .*record 'night shift' of partner:acme: .*POSTBOTE_SECRET_KEYS"):
         await stranger.verify_secrets()
     with pytest.raises(SecretUnreadable, match="record 'night shift' of org:acme/dev"):
-        await stranger.get(DEV, "night shift")
+        await stranger.opened(DEV, "night shift")
     await stranger.close()
 
 
@@ -147,7 +147,7 @@ async def test_an_unreadable_record_can_be_replaced_and_deleted(store, url):
     stranger = ConfigStore(url, SecretBox([OTHER_KEY]))
     await store.put(with_password(ACME))
     await store.put(with_password(DEV))
-    assert await stranger.delete(ACME, "default")
+    assert await stranger.remove(ACME, "default")
     assert (await stranger.put(with_password(DEV))).version == 2
     await stranger.verify_secrets()
     await stranger.close()
@@ -158,7 +158,7 @@ async def test_resealing_lets_the_old_key_go_and_keeps_versions(store, url):
     await store.put(record())
     rotating, after = ConfigStore(url, SecretBox([OTHER_KEY, KEY])), ConfigStore(url, SecretBox([OTHER_KEY]))
     assert await rotating.reseal() == 2
-    assert [await after.get(ACME, "default"), await after.get(DEV, "default")] == before
+    assert [await after.opened(ACME, "default"), await after.opened(DEV, "default")] == before
     await rotating.close()
     await after.close()
 
@@ -170,6 +170,6 @@ async def test_resealing_changes_nothing_where_one_password_is_unreadable(store,
     rotating = ConfigStore(url, SecretBox([new_key(), KEY]))
     with pytest.raises(SecretUnreadable, match="org:acme/dev"):
         await rotating.reseal()
-    assert (await store.get(ACME, "default")).password.get_secret_value() == PASSWORD
+    assert (await store.opened(ACME, "default")).password.get_secret_value() == PASSWORD
     await rotating.close()
     await stranger.close()

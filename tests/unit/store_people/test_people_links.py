@@ -178,7 +178,7 @@ async def test_the_old_mailbox_has_no_way_in_after_a_change_of_address(people):
         await use(people, invitation)
 
 
-async def test_a_link_does_not_bring_a_disabled_user_back(people):
+async def test_a_link_does_not_bring_a_disabled_user_back_and_stays_ended(people):
     await add(people, "other@acme.example")
     user, value = await invite(people)
     await people.change_user(ACME, user.id, TESTS, state=UserState.DISABLED)
@@ -187,3 +187,5 @@ async def test_a_link_does_not_bring_a_disabled_user_back(people):
         await use(people, value)
     with pytest.raises(Refused, match="disabled"):
         await ask(people, user)
+    await people.change_user(ACME, user.id, TESTS, state=UserState.ACTIVE)
+    assert await people.link(value) is None

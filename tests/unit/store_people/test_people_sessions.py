@@ -1,14 +1,14 @@
 """The contract of sessions: how they begin and everything that ends one."""
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from schemas.smtp_config import CONTROLLER
 from tests.unit.store_people.people_samples import ACME, OTHER_HASH, TESTS, add, deeds, session_of, told
 from worker.control.errors import NotFound
 from worker.control.people import UserState
 from worker.control.principals import Actor, Kind, Principal, Role
-from worker.store.models_people import sessions
+from worker.store.models_people import sessions, users
 
 
 async def stored(people) -> int:
@@ -86,10 +86,17 @@ async def test_a_disabled_user_is_out_at_once_and_stays_out_when_enabled_again(p
     assert await people.principal_of_session(value) is None
 
 
-@pytest.mark.parametrize("user_id", ["nobody"])
-async def test_nobody_gets_no_session(people, clock, amara, user_id):
+@pytest.mark.parametrize("state", ["disabled", "invited"])
+async def test_a_session_lets_nobody_in_who_is_not_active_whatever_left_it_there(people, clock, amara, state):
+    value = await session_of(people, amara, clock)
+    async with people.database.writing() as connection:
+        await connection.execute(update(users).where(users.c.id == amara.id).values(state=state))
+    assert await people.principal_of_session(value) is None
+
+
+async def test_nobody_gets_no_session(people, clock, amara):
     with pytest.raises(NotFound):
-        await people.open_session(user_id, expires_at=clock(), replaces=None, actor=TESTS)
+        await people.open_session("nobody", expires_at=clock(), replaces=None, actor=TESTS)
     assert await stored(people) == 0
 
 

@@ -10,6 +10,11 @@ revision = "0004"
 down_revision = "0003"
 
 _SCOPE = ("partner", "org")
+_FIELDS = (
+    *("host", "port", "tls", "verify_tls", "ca_bundle", "username", "from_address", "reply_to", "allowed_from"),
+    *("retries", "max_connections", "rate_per_minute", "timeout_s", "chunking", "require_tls", "dkim_domain"),
+    *("dkim_selector", "version"),
+)
 
 
 def upgrade() -> None:
@@ -95,6 +100,37 @@ def _create_history() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_config_history"),
     )
     op.create_index("ix_config_history_record", "config_history", [*_SCOPE, "display_name", "version"])
+    _begin_history()
+
+
+def _begin_history() -> None:
+    """What is stored now can be gone back to; who made it so is not known."""
+    connection = op.get_bind()
+    tables = sa.MetaData()
+    records = sa.Table("smtp_configs", tables, sa.Column("allowed_from", sa.JSON), autoload_with=connection)
+    history = sa.Table(
+        "config_history",
+        tables,
+        *(sa.Column(name, sa.JSON) for name in ("fields", "changed")),
+        autoload_with=connection,
+    )
+    for row in connection.execute(sa.select(records)).mappings().all():
+        own = {name: row[name] for name in (*_SCOPE, "display_name")}
+        scope = {name: row[name] or None for name in _SCOPE}
+        connection.execute(
+            history.insert().values(
+                **own,
+                version=row["version"],
+                action="created",
+                fields={**own, **scope, **{name: row[name] for name in _FIELDS}},
+                **{name: row[name] for name in ("secret_partner", "secret_org", "secret_name")},
+                changed=[],
+                actor_kind="command",
+                actor_name="postbote db upgrade",
+                actor_scope="controller",
+                at=row["updated_at"],
+            )
+        )
 
 
 def _create_people() -> None:
