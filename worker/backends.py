@@ -197,11 +197,12 @@ async def open_embedded(settings: Settings) -> AsyncIterator[EmbeddedFiles]:
 
 def embedded_workshop(settings: Settings, files: EmbeddedFiles) -> Workshop:
     """Consume from the one file and record in the other."""
+    from worker.embedded.claims import MemoryClaims
 
     async def consume(handler: Handler, stop: asyncio.Event) -> None:
         await files.queue.run(handler, prefetch=settings.prefetch, stop=stop)
 
-    return Workshop(files.audit, files.audit, consume)
+    return Workshop(files.audit, files.audit, consume, claims=MemoryClaims(settings.worker_id))
 
 
 def embedded_backend(settings: Settings, files: EmbeddedFiles) -> Backend:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from schemas.audit import AuditRecord
 from schemas.smtp_config import Scope, SmtpConfig
+from worker.delivery.claims import EventKey
 from worker.delivery.ports import (
     Answer,
     Fault,
@@ -21,6 +22,7 @@ from worker.delivery.ports import (
     SmtpReply,
     TransactionResult,
 )
+from worker.embedded.claims import ClaimBook, MemoryClaims
 from worker.errors import AuditUnavailable
 
 ACCEPT = Answer(Phase.FINAL, SmtpReply(250, "2.0.0 Ok: queued as 4F1A22C0DE"))
@@ -98,6 +100,40 @@ class MemoryAudit:
     def outcomes(self) -> list[tuple[str | None, str, int]]:
         """Recipient, outcome and attempt of every record, in the order of writing."""
         return [(r.recipient, r.outcome.value, r.attempt) for r in self.records.values()]
+
+
+class FakeClaims(MemoryClaims):
+    """Claims in memory that keep what they were asked, can be `away`, and lose what is put into `lost`."""
+
+    def __init__(self, holder: str = "w1", book: ClaimBook | None = None) -> None:
+        """Claim as `holder`; fakes that share a `book` see each other's claims."""
+        super().__init__(holder, book)
+        self.asked: list[EventKey] = []
+        self.released: list[EventKey] = []
+        self.left: list[EventKey] = []
+        self.lost: set[EventKey] = set()
+        self.away = False
+
+    async def claim(self, key: EventKey) -> bool:
+        """See `MemoryClaims`; raises AuditUnavailable while `away`."""
+        if self.away:
+            raise AuditUnavailable("the claims are away")
+        self.asked.append(key)
+        return await super().claim(key)
+
+    def holds(self, key: EventKey) -> bool:
+        """Whether the claim lasts and is not `lost`."""
+        return key not in self.lost and super().holds(key)
+
+    async def release(self, key: EventKey) -> None:
+        """Give it back."""
+        self.released.append(key)
+        await super().release(key)
+
+    def leave(self, key: EventKey) -> None:
+        """Let it end by itself."""
+        self.left.append(key)
+        super().leave(key)
 
 
 @dataclass(slots=True)

@@ -13,10 +13,12 @@ from typing import Any
 
 import structlog
 
+from worker.audit.claims import OpenSearchClaims
 from worker.audit.opensearch import OpenSearchAudit
 from worker.audit.outbox import DurableAudit
 from worker.configs import Check, Gauges
 from worker.delivery.breakers import Breakers, Change
+from worker.delivery.claims import Claims, Unclaimed
 from worker.delivery.course import tell_nobody
 from worker.delivery.ports import AuditLookup, AuditSink, Incoming, Settlement
 from worker.delivery.trail import Trail
@@ -55,6 +57,7 @@ class Workshop:
     share: Callable[[Change], None] = tell_nobody
     checks: Mapping[str, Check] = field(default_factory=dict)
     gauges: Gauges = field(default_factory=dict)
+    claims: Claims = field(default_factory=Unclaimed)
 
 
 @dataclass(slots=True)
@@ -137,9 +140,13 @@ async def open_workshop(
         stack.push_async_callback(journal.close)
         outbox = RabbitOutbox(settings.amqp_url, publisher, name=f"postbote outbox {settings.worker_id}")
         stack.push_async_callback(outbox.close)
-        audit = DurableAudit(OpenSearchAudit(**opensearch), outbox)
+        server = OpenSearchAudit(**opensearch)
+        audit = DurableAudit(server, outbox)
         audit.start()
         stack.push_async_callback(audit.close)
+        claims = OpenSearchClaims(server.link, opensearch["index_prefix"], settings.worker_id)
+        claims.start()
+        stack.push_async_callback(claims.close)
         breakers = Breakers()
         name = f"postbote breakers {settings.worker_id}"
         stream = BreakerStream(settings.amqp_url, publisher, breakers.apply, name=name)
@@ -152,6 +159,7 @@ async def open_workshop(
             "postbote_breakers_shared": shared,
             **audit.gauges(),
             "postbote_open_breakers": ("SMTP records that rest", lambda: len(breakers.open_now())),
+            "postbote_claims": ("Events in hand that were delivered before, and are claimed", lambda: claims.held),
         }
         yield Workshop(
             audit=parts.trail,
@@ -162,6 +170,7 @@ async def open_workshop(
             share=stream.share,
             checks=parts.checks(),
             gauges=gauges,
+            claims=claims,
         )
 
 

@@ -106,6 +106,7 @@ class AuditReader:
 
     def get(self, **filters: str) -> dict[str, Any]:
         named = {"filter.timefrom": "now-1h", "filter.limit": "1000", "filter.category": "SYSTEMAUDIT"}
+        named["filter.type"] = "email.delivery"  # what a command changed is there, too
         query = urllib.parse.urlencode(named | {f"filter.{k}": v for k, v in filters.items()})
         asked = urllib.request.Request(f"{self._base}/event/v1/auditlog?&{query}", headers=self._headers)
         with urllib.request.urlopen(asked, timeout=10) as response:

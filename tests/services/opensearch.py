@@ -101,8 +101,8 @@ class OpenSearchServer:
 
     def delete_indices(self, pattern: str) -> None:
         """Delete indices and templates whose names match a pattern such as `test-1a2b*`."""
-        for kind in ("", "_index_template/"):
-            request = urllib.request.Request(f"{self.url}/{kind}{pattern}", method="DELETE")
+        for path in (f"{pattern}?expand_wildcards=all", f"_index_template/{pattern}"):  # hidden ones, too
+            request = urllib.request.Request(f"{self.url}/{path}", method="DELETE")
             try:
                 _open(request).close()
             except urllib.error.HTTPError as error:

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 import structlog
 
-from worker.audit.index_template import ensure_claims_template
+from worker.audit.claims_index import claims_index, ensure_claims_template
 from worker.audit.link import Call, OpenSearchLink, RequestRefused
 from worker.delivery.claims import ClaimTimes, EventKey
 from worker.errors import AuditUnavailable
@@ -66,7 +66,7 @@ class OpenSearchClaims:
         """Claim in ``PREFIX-claims`` in the name of `holder`, a worker's id; nothing is renewed before `start`."""
         self._link = link
         self._prefix = prefix
-        self._index = f"{prefix}-claims"
+        self._index = claims_index(prefix)
         self._holder = holder
         self._times = times or ClaimTimes()
         self._held: dict[EventKey, _Held] = {}
@@ -92,9 +92,10 @@ class OpenSearchClaims:
         """Ask for the event; see `Claims.claim`. Raises AuditUnavailable."""
         if self._link.health.failed_within(_PROBE_EVERY_S):
             raise AuditUnavailable("OpenSearch is away: whose an event is, is not known")
-        token, asked_at = secrets.token_hex(8), _now()
+        token = secrets.token_hex(8)
         try:
             await self._ensure_template()
+            asked_at = _now()
             answer = await self._link.request(self._claim_call(key, token))
         except RequestRefused as refusal:
             if refusal.status != _CONFLICT:
@@ -143,15 +144,14 @@ class OpenSearchClaims:
             self._template_ensured = True
 
     async def _keep(self) -> None:
-        swept = _now()
+        swept, pause_s = _now(), self._times.renew_s
         while True:
-            await asyncio.sleep(self._times.renew_s)
+            await asyncio.sleep(pause_s)
             try:
-                while not await self._renew_all():
-                    await asyncio.sleep(self._times.renew_s / 4)
+                pause_s = self._times.renew_s if await self._renew_all() else self._times.renew_s / 4
                 if _now() - swept > _SWEEP_EVERY_S:
                     swept = _now()
-                    await self._sweep()
+                    await self.sweep()
             except Exception:  # a mistake of ours must not end the renewals
                 log.exception("renewing claims surprised")
 
@@ -184,8 +184,8 @@ class OpenSearchClaims:
         script = _script(_RENEW, token=held.token, lasts_ms=_ms(self._times.lasts_s))
         return orjson.dumps(action), orjson.dumps({"script": script})
 
-    async def _sweep(self) -> None:
-        """Remove what ended by itself long ago, whoever's it was."""
+    async def sweep(self) -> None:
+        """Remove what ended by itself an hour ago or earlier, whoever's it was."""
         params = {"conflicts": "proceed", "ignore_unavailable": "true", "max_docs": str(_SWEPT_AT_ONCE)}
         body = orjson.dumps({"query": {"range": {"until": {"lt": "now-1h"}}}})
         try:

@@ -43,6 +43,11 @@ class OpenSearchAudit:
         return self._writer
 
     @property
+    def link(self) -> OpenSearchLink:
+        """The connections, for the claims, which share them (see `claims`)."""
+        return self._link
+
+    @property
     def health(self) -> Health:
         """Whether OpenSearch answers and takes records."""
         return self._link.health

@@ -92,9 +92,9 @@ class SqliteAudit:
         """
         await self._write([_row(record) for record in records])
 
-    async def write_documents(self, documents: Sequence[Document]) -> None:
-        """Like `write`, for records that are documents already, such as those of changes."""
-        await self._write([_row_of_document(each) for each in documents])
+    async def write_documents(self, documents: Sequence[tuple[str, str, bytes]]) -> None:
+        """Like `write`, for records that are documents already, such as those of changes: id, month, JSON."""
+        await self._write([_row_of_document(Document(*each)) for each in documents])
 
     async def _write(self, rows: Sequence[Row]) -> None:
         if self._closed:
