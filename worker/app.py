@@ -90,7 +90,7 @@ def _application(
     if reception is None:
         return plain_application({**health_pages(checks), "/metrics": metrics_page(gauges)})
     metrics = metrics_router({**gauges, **reception.gauges}, reception.gate)
-    health = health_router({**checks, **reception.checks})
+    health = health_router(checks)
     return make_application([health, metrics, *reception.routers], changed=reception.shipping.nudge)
 
 

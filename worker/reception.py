@@ -5,14 +5,14 @@ hear of it, and shipped from here: see `worker.shipping`.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from worker.backends import Front
-from worker.configs import Check, Gauges, open_store
+from worker.configs import Gauges, open_store
 from worker.settings import Settings
 
 if TYPE_CHECKING:  # a worker without an API does without FastAPI, too
@@ -28,12 +28,14 @@ if TYPE_CHECKING:  # a worker without an API does without FastAPI, too
 
 @dataclass(frozen=True, slots=True)
 class Reception:
-    """The endpoints, the gate in front of them, what ships changes, and what readiness asks."""
+    """The endpoints, the gate in front of them, and what ships changes.
+
+    What is not shipped yet makes nobody unready: changes are taken meanwhile, and a metric counts them.
+    """
 
     routers: "tuple[APIRouter, ...]"
     gate: "Gate"
     shipping: "Shipping"
-    checks: Mapping[str, Check]
     gauges: Gauges
 
 
@@ -82,7 +84,7 @@ async def open_reception(settings: Settings, front: Front) -> AsyncIterator[Rece
         source = store if record is None else ControllerFromEnvironment(store, record)
         parts = _Parts(settings, front, store, people, gate, shipping, trials, source)
         routers = (*_of_people(parts), *_of_smtp(parts), *_of_events(parts))
-        yield Reception(routers, gate, shipping, {"shipping": shipping.missing}, shipping.gauges())
+        yield Reception(routers, gate, shipping, shipping.gauges())
 
 
 def _of_people(parts: _Parts) -> "tuple[APIRouter, ...]":

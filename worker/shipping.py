@@ -274,13 +274,6 @@ class Shipping:
         faults = [self._store_fault, *(lane.trouble for lane in self._lanes)]
         return "; ".join(dict.fromkeys(fault for fault in faults if fault)) or None
 
-    def missing(self) -> str | None:
-        """The same for readiness, which anybody may read: places only."""
-        if self._store_fault is not None:
-            return "the store cannot be read"
-        places = [lane.place for lane in self._lanes if lane.trouble]
-        return f"changes wait to be told to {' and '.join(places)}" if places else None
-
     def gauges(self) -> Gauges:
         """What there is to measure."""
         return {

@@ -115,7 +115,7 @@ class _Parts:
         return {
             "consumer": self._consumer_missing,
             "audit": self.audit.missing,
-            "journal": lambda: self.journal.failing,
+            "journal": lambda: self.journal.failing and f"cannot be written: {self.journal.failing}",
         }
 
     def _consumer_missing(self) -> str | None:

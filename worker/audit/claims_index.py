@@ -13,6 +13,7 @@ from worker.errors import AuditUnavailable
 
 _VERSION = 1
 _NOT_FOUND = 404
+_TIMEOUT_S = 3.0  # a suspect that waits for it is in a worker's hands
 
 
 def claims_index(prefix: str) -> str:
@@ -48,7 +49,8 @@ async def ensure_claims_template(link: OpenSearchLink, prefix: str) -> None:
     if await _installed(link, path):
         return
     try:
-        await link.request(Call("PUT", path, orjson.dumps(claims_template(prefix)), {"create": "true"}))
+        body = orjson.dumps(claims_template(prefix))
+        await link.request(Call("PUT", path, body, {"create": "true"}, _TIMEOUT_S))
     except RequestRefused as refusal:
         # Another replica was faster, or it was refused in earnest: only its presence tells.
         if not await _installed(link, path):
@@ -58,7 +60,7 @@ async def ensure_claims_template(link: OpenSearchLink, prefix: str) -> None:
 
 async def _installed(link: OpenSearchLink, path: str) -> bool:
     try:
-        await link.request(Call("GET", path, params={"filter_path": "index_templates.name"}))
+        await link.request(Call("GET", path, None, {"filter_path": "index_templates.name"}, _TIMEOUT_S))
     except RequestRefused as refusal:
         if refusal.status != _NOT_FOUND:
             raise
