@@ -39,6 +39,7 @@ class Delivery:
             work.breakers,
             Lines(admission_of(settings)),
             work.share,
+            work.claims,
         )
         self._pipeline = Pipeline(ports, worker_id=settings.worker_id, retry=retry_policy(settings))
 

@@ -111,7 +111,7 @@ async def test_what_changes_while_rabbitmq_is_away_reaches_the_topic_in_order_an
         await left(desk, 202)
         assert await subjects(opensearch, index_prefix) == [str(n) for n in range(100, 350)]
         async with asyncio.timeout(PATIENCE_S):
-            while running.missing() != "changes wait to be told to the workers and the events' queue":
+            while not running.trouble:
                 await asyncio.sleep(0.05)
         await asyncio.to_thread(rabbitmq.start)
         await left(desk, 0)

@@ -13,11 +13,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
+import structlog
+
 from schemas.audit import AuditRecord
 from schemas.event import EmailEvent
+from worker.delivery.lookups import Known
 from worker.delivery.ports import AuditLookup, AuditSink, Settlement
 from worker.delivery.retry import Interrupted
 from worker.errors import AuditUnavailable
+
+log = structlog.get_logger(__name__)
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -115,23 +120,35 @@ class Noted:
 
 
 class Claim:
-    """The claim of one delivery of a suspect, to be taken when it is about to be sent."""
+    """The claim of one delivery of a suspect, to be taken when it is about to be sent.
 
-    def __init__(self, claims: Claims, key: EventKey, audit: AuditSink, lookup: AuditLookup) -> None:
-        """Nothing is claimed yet; what the delivery records goes through `audit`, which notes it."""
+    `refused`: another worker has it. `audit` notes what the delivery records through it.
+    """
+
+    def __init__(self, claims: Claims, event: EmailEvent, audit: AuditSink, lookup: AuditLookup) -> None:
+        """Nothing is claimed yet."""
         self._claims = claims
-        self._key = key
+        self._key = EventKey.of(event)
         self._lookup = lookup
         self._taken = False
+        self.refused = False
         self.audit = Noted(audit)
 
-    async def take(self) -> bool:
-        """Whether this delivery may send; whatever the audit was asked before has to be asked again.
+    async def known(self, ask: Callable[[], Awaitable[Known]], unsure: Callable[[Known], bool]) -> Known | None:
+        """What the audit knows of a suspect, which is claimed if anybody is to be sent to; None where it has to rest.
 
+        What was known before the claim may have grown until it was granted, so `ask` is asked again then.
         Raises AuditUnavailable.
         """
-        self._taken = await self._claims.claim(self._key)
-        return self._taken
+        known = await ask()
+        if known.pending and not unsure(known):
+            self._taken = await self._claims.claim(self._key)
+            self.refused = not self._taken
+            if self.refused:
+                log.info("another worker has a copy of the event in hand")
+                return None
+            known = await ask()
+        return None if known.pending and unsure(known) else known
 
     def check(self) -> None:
         """Raise Interrupted where the claim was lost: another worker may have the event now."""
@@ -139,7 +156,9 @@ class Claim:
             raise Interrupted
 
     def watched(self, sleep: Sleep) -> Sleep:
-        """The same sleep, after which nobody goes on without the claim."""
+        """The same sleep; whoever has claimed the event goes on after it only with the claim."""
+        if not self._taken:
+            return sleep
 
         async def sleep_and_check(seconds: float) -> None:
             await sleep(seconds)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from random import random
 
 import structlog
@@ -22,6 +23,7 @@ from worker.delivery.admission import CROWDED_HOPS, Admission, Refusal
 from worker.delivery.attempts import Attempts, Finished, Judged, Outlets
 from worker.delivery.breakers import BreakerKey, Breakers, Change, Probe, Waits
 from worker.delivery.choosing import Broken, Resting, Stuck, in_turn, stands_in, untouched
+from worker.delivery.claims import Claim, Claims, Unclaimed
 from worker.delivery.large import off_loop_if_large
 from worker.delivery.lines import Lines
 from worker.delivery.lookups import Known, look_up
@@ -69,6 +71,7 @@ class PipelinePorts:
     breakers: Breakers = field(default_factory=Breakers)
     lines: Lines = field(default_factory=lambda: Lines(Admission(_UNBOUNDED, _UNBOUNDED)))
     share: Callable[[Change], None] = tell_nobody
+    claims: Claims = field(default_factory=Unclaimed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +104,15 @@ class Course:
         self._progress = progress._replace(first_seen=progress.first_seen or writer.stopwatch.received)
         self._writer = writer
         self._suspect = incoming.redelivered or progress.suspect
+        self._claim = Claim(ports.claims, event, ports.audit, ports.lookup)
+        if self._suspect:
+            self._ports = replace(ports, audit=self._claim.audit)
 
     async def run(self) -> Settlement:
         """Take every step until one ends the delivery."""
+        return await (self._claim.during(self._steps()) if self._suspect else self._steps())
+
+    async def _steps(self) -> Settlement:
         early = self._rest_until_due() or await self._see_what_is_known()
         if early is not None:
             return early
@@ -121,14 +130,15 @@ class Course:
 
     async def _see_what_is_known(self) -> Settlement | None:
         """Ask the audit, and take out who has an end; whoever may have been sent to waits until that is sure."""
+        ask = partial(look_up, self._event, self._progress, self._ports.lookup, suspect=self._suspect)
         try:
-            known = await look_up(self._event, self._progress, self._ports.lookup, suspect=self._suspect)
+            known = await (self._claim.known(ask, self._still_unsure) if self._suspect else ask())
         except AuditUnavailable:
             if self._suspect:
                 return self._rest_as_suspect()
             # Mail flows on: a second acceptance would show when the records are shipped (see audit/bulk).
             known = Known(self._pending, (), anything=False)
-        if self._suspect and known.pending and self._still_unsure(known):
+        if known is None:
             return self._rest_as_suspect()
         self._writer.possible_duplicate = self._suspect
         self._writer.doubtful = frozenset(self._progress.doubtful)
@@ -301,6 +311,7 @@ class Course:
     async def _send(self, config: SmtpConfig, key: BreakerKey, rendered: Rendered) -> Settlement | Stuck:
         if self._conditions.stopping():
             raise Interrupted
+        self._claim.check()
 
         def observe(judged: Iterable[Judged]) -> None:
             self._tell(self._ports.breakers.learned(key, [one.answer for one in judged], time.time()))
@@ -308,7 +319,7 @@ class Course:
         ports, conditions = self._ports, self._conditions
         outlets = Outlets(ports.mailer, ports.audit, observe)
         attempts = Attempts(outlets, config, rendered, self._writer, self._progress)
-        finished = await attempts.run(conditions.policy, conditions.sleep)
+        finished = await attempts.run(conditions.policy, self._claim.watched(conditions.sleep))
         if finished.doubtful or finished.in_doubt_before:
             self._progress = self._progress._replace(doubtful_by=config.display_name)
         return Broken(attempts, finished) if untouched(finished) else await self._settle(attempts, finished)
@@ -366,8 +377,9 @@ class Course:
         """Wait for a crashed neighbour's journal, or for the outbox; nothing is known, so nothing is recorded."""
         # Copies of one event, as a crash between confirm and acknowledgement leaves them, must not come back in step:
         # each would find nothing of the other. The first rest is long enough for a worker to start.
-        jitter = self._conditions.jitter()
-        rest = hop_rest(self._progress.hops, jitter if self._progress.hops else 0.6 + 0.4 * jitter)
+        # Whoever waits for another worker asks often: that one may have died, and its claim ends within a minute.
+        jitter, hops = self._conditions.jitter(), self._progress.hops
+        rest = hop_rest(0 if self._claim.refused else hops, jitter if hops else 0.6 + 0.4 * jitter)
         progress = self._progress._replace(suspect=True, hops=self._progress.hops + 1)
         log.info("event was delivered before and nobody knows what came of it: waiting", seconds=rest.wait_s)
         return Later(rest.tier, rest.wait_s, progress.headers())
