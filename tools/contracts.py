@@ -76,7 +76,9 @@ def _openapi() -> dict[str, Any]:
         nothing: Any = None  # behind the endpoints, of which none is called
         with TemporaryDirectory() as folder:
             settings = Settings(database_url=f"sqlite:///{folder}/postbote.db")
-            async with open_reception(settings, Front(nothing, nothing, nothing, nothing, nothing)) as reception:
+            async with open_reception(
+                settings, Front(nothing, nothing, nothing, nothing, nothing, nothing)
+            ) as reception:
                 routers = [health_router({}), metrics_router({}, reception.gate), *reception.routers]
                 return make_application(routers).openapi()
 
@@ -139,6 +141,8 @@ def _table() -> str:
 def _default(info: Any) -> str:
     if info.default_factory is not None:
         return "this machine's"
+    if isinstance(info.default, tuple) and info.default:
+        return f"`{','.join(map(str, info.default))}`"
     if info.default is None or info.default == ():
         return "not set"
     return f"`{str(info.default).lower() if isinstance(info.default, bool) else info.default}`"

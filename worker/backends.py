@@ -24,6 +24,7 @@ from worker.settings import Settings
 from worker.workshop import Handler, Workshop, open_workshop
 
 if TYPE_CHECKING:  # a worker on real servers never loads the embedded ones, nor what an API needs
+    from worker.api.stats import AuditStats
     from worker.control.standing import ReadBreaker
     from worker.embedded.audit import SqliteAudit
     from worker.embedded.queue import SqliteQueue
@@ -43,7 +44,7 @@ class Front:
     """What the HTTP API works with.
 
     `teller` tells the workers of config changes; None where they read the store. `breakers` reads what
-    the replicas know of a record's breaker.
+    the replicas know of a record's breaker. `stats` counts in the audit.
     """
 
     intake: EventIntake
@@ -51,8 +52,10 @@ class Front:
     audit: FrontAudit
     teller: "ConfigPublisher | None"
     breakers: "ReadBreaker"
+    stats: "AuditStats"
 
 
+_AUDIT_FILE = "audit.db"
 _AUDIT_GRACE_S = 1.0  # what ships stays in the store, and a test mail has been answered
 
 
@@ -97,6 +100,27 @@ async def open_search(settings: Settings, *, embedded: bool = False) -> AsyncIte
         yield search
     finally:
         await search.close()
+
+
+@contextlib.asynccontextmanager
+async def open_stats(settings: Settings, *, embedded: bool = False) -> AsyncIterator["AuditStats"]:
+    """Open the audit for counting: OpenSearch, or the embedded form's file."""
+    if embedded:
+        from worker.embedded.stats import SqliteStats
+
+        audit = await _open_embedded_audit(settings)  # where there is no file yet, it makes one
+        try:
+            yield SqliteStats(_embedded_file(settings, _AUDIT_FILE))
+        finally:
+            await audit.close()
+        return
+    from worker.audit.stats import OpenSearchStats
+
+    stats = OpenSearchStats(**_opensearch(settings))
+    try:
+        yield stats
+    finally:
+        await stats.close()
 
 
 @contextlib.asynccontextmanager
@@ -159,6 +183,7 @@ async def _open_front(settings: Settings, publisher: Publisher, work: Workshop |
 
     async with contextlib.AsyncExitStack() as stack:
         search = await stack.enter_async_context(open_search(settings))
+        stats = await stack.enter_async_context(open_stats(settings))
         audit = OpenSearchAudit(**_opensearch(settings))
         stack.push_async_callback(audit.close, _AUDIT_GRACE_S)
         breakers, missing = _lent(work)
@@ -169,7 +194,7 @@ async def _open_front(settings: Settings, publisher: Publisher, work: Workshop |
             stack.push_async_callback(stream.close)
             missing = stream.missing
         teller = ConfigPublisher(publisher) if settings.config_source == "topic" else None
-        yield Front(RabbitIntake(publisher), search, audit, teller, breaker_reader(breakers, missing))
+        yield Front(RabbitIntake(publisher), search, audit, teller, breaker_reader(breakers, missing), stats)
 
 
 def _lent(work: Workshop | None) -> tuple[Breakers, Callable[[], str | None] | None]:
@@ -208,10 +233,12 @@ def embedded_workshop(settings: Settings, files: EmbeddedFiles) -> Workshop:
 def embedded_backend(settings: Settings, files: EmbeddedFiles) -> Backend:
     """SQLite files instead of RabbitMQ and OpenSearch."""
     from worker.control.standing import breaker_reader
+    from worker.embedded.stats import SqliteStats
 
     work = embedded_workshop(settings, files)
     breakers = breaker_reader(work.breakers, work.breakers_missing)
-    return Backend(Front(SqliteIntake(files.queue), files.audit, files.audit, None, breakers), work)
+    stats = SqliteStats(_embedded_file(settings, _AUDIT_FILE))
+    return Backend(Front(SqliteIntake(files.queue), files.audit, files.audit, None, breakers, stats), work)
 
 
 async def _open_embedded_queue(settings: Settings) -> "SqliteQueue":
@@ -223,7 +250,7 @@ async def _open_embedded_queue(settings: Settings) -> "SqliteQueue":
 async def _open_embedded_audit(settings: Settings) -> "SqliteAudit":
     from worker.embedded.audit import SqliteAudit
 
-    return await SqliteAudit(_embedded_file(settings, "audit.db")).open()
+    return await SqliteAudit(_embedded_file(settings, _AUDIT_FILE)).open()
 
 
 def _embedded_file(settings: Settings, name: str) -> Path:

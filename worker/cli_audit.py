@@ -17,6 +17,8 @@ import typer
 from rich.console import Console
 
 from schemas.audit_query import AuditPage, AuditQuery, AuditQueryError, parse_audit_query
+from worker.cli_audit_stats import stats
+from worker.cli_audit_story import story
 from worker.cli_audit_view import audit_table
 from worker.errors import PostboteError, SettingsError
 
@@ -39,6 +41,8 @@ _OPTIONS = {
 }
 
 audit_app = typer.Typer(help="What became of each recipient of each event, and who changed what.", no_args_is_help=True)
+audit_app.command("story")(story)
+audit_app.command("stats")(stats)
 
 
 @audit_app.callback()

@@ -125,6 +125,8 @@ def _lines(told: Standing) -> Iterator[str]:
     for each in found.passed_over:
         what = str(each.scope) if each.name is None else label(each.scope, each.name)
         yield f"passed over: {what}: {each.why}"
+    if found.org_feature is False:
+        yield f"turn the org's own records on: postbote config feature --scope {found.scope} --on"
 
 
 def _lines_of(config: SmtpConfig) -> Iterator[str]:

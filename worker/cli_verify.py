@@ -104,7 +104,9 @@ async def _verify(
 
 
 def _lines(told: Verification) -> Iterator[str]:
-    yield f"{told.outcome}: {told.reason} ({told.took_ms:.0f} ms)"
+    reason = told.reason or ""
+    said = reason if reason.startswith(f"{told.outcome}:") else f"{told.outcome}: {reason}"
+    yield f"{said} ({told.took_ms:.0f} ms)"
     reply = told.reply or {}
     if reply.get("code"):
         yield f"reply: {reply['code']} {reply['text']}".rstrip()

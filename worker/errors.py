@@ -29,6 +29,10 @@ class AuditUnavailable(PostboteError):
     """The audit store cannot be reached or refuses for now; nothing was lost, nothing answered."""
 
 
+class CursorExpired(PostboteError):
+    """What an answer was to go on from is not kept any more: the question has to be asked from its first page."""
+
+
 class StoreUnavailable(PostboteError):
     """The config store cannot be read now."""
 

@@ -70,7 +70,7 @@ async def open_reception(settings: Settings, front: Front) -> AsyncIterator[Rece
         gate = Gate(
             people,
             public_origin=_origin(settings.public_url),
-            secure_cookies=not ip_address(settings.http_host).is_loopback,
+            secure_cookies=_secure(settings),
             session_h=settings.session_h,
         )
         shelf = OutgoingShelf(store.database)
@@ -135,9 +135,17 @@ def _of_events(parts: _Parts) -> "tuple[APIRouter, ...]":
     from worker.api.audit_log import audit_router
     from worker.api.events import events_router
     from worker.api.ops_audit_log import ops_audit_router
+    from worker.api.stats import stats_router
+    from worker.api.stories import stories_router
 
     gate, search = parts.gate, parts.front.search
-    return (events_router(parts.front.intake, gate), audit_router(search, gate), ops_audit_router(search, gate))
+    return (
+        events_router(parts.front.intake, gate),
+        audit_router(search, gate),
+        ops_audit_router(search, gate),
+        stories_router(search, gate),
+        stats_router(parts.front.stats, gate),
+    )
 
 
 def _public_url(settings: Settings) -> str:
@@ -145,6 +153,11 @@ def _public_url(settings: Settings) -> str:
         return settings.public_url.rstrip("/")
     host = f"[{settings.http_host}]" if ":" in settings.http_host else settings.http_host
     return f"http://{host}:{settings.http_port}"
+
+
+def _secure(settings: Settings) -> bool:
+    """Browsers reach a loopback address without TLS, unless a proxy on this host stands in front of it."""
+    return not ip_address(settings.http_host).is_loopback or (settings.public_url or "").startswith("https://")
 
 
 def _origin(url: str | None) -> str | None:

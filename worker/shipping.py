@@ -327,6 +327,8 @@ async def ship_once(settings: Settings, *, embedded: bool = False) -> Shipped:
     next command. Connects nowhere where nothing waits.
     """
     store = Store(settings.database_url)
+    if not store.exists:
+        return Shipped(0, f"there is no database at {store.location}")
     shelf = OutgoingShelf(store)
     try:
         kinds = sorted(await shelf.backlog())

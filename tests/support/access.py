@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.smtp_config import CONTROLLER, Scope
+from tests.support.databases import upgraded
 from worker.control.principals import Actor, Kind, Role
 from worker.store.database import Store
 from worker.store.people import PeopleStore
@@ -22,7 +23,7 @@ def token_for(database_url: str, scope: str = "controller", role: Role = Role.AD
         database = Store(database_url)
         try:
             if database.is_sqlite:
-                await database.upgrade()
+                await upgraded(database)
             people = PeopleStore(database)
             _, value = await people.create_token("tests", Scope.parse(scope), role, TESTS, expires_at=None)
             return value

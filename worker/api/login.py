@@ -4,7 +4,9 @@ Whether an address has a user, an active one, or none cannot be told from login:
 statements behind it and its work with the password are the same.
 """
 
+import contextlib
 import math
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -18,11 +20,12 @@ from worker.api.described import WITH_BODY, WITH_PRINCIPAL, problems, takes
 from worker.api.problem import Problem, forbidden, invalid
 from worker.control.errors import NotFound, Refused
 from worker.control.passwords import Passwords
-from worker.control.people import User, UserState
+from worker.control.people import Credentials, User, UserState
 from worker.control.ports import Directory
 from worker.control.principals import Actor, Kind, Role
 from worker.control.throttle import LoginThrottle
 
+_PROOFS = 2
 _LONGEST = 1024  # a password's hash costs more the longer it is
 
 TypedPassword = Annotated[SecretStr, Field(min_length=1, max_length=_LONGEST)]
@@ -85,18 +88,15 @@ def _add_login(
         gate.refuse_other_sites(request)  # else a page could log its visitor in as somebody else
         body, origin = await read_body(request, LoginBody, SMALL_BODY_BYTES), client_address(request)
         refuse_hurry(throttle.draw(body.email, origin))
-        user = await _proven(body.email, body.password.get_secret_value(), directory, passwords)
-        if user is None:
-            raise _refused_login()
-        throttle.came_in(body.email, origin)
         expires_at = datetime.now(UTC) + timedelta(hours=gate.session_h)
         # The session of before ends: whoever knew its value knows nothing now.
-        actor = Actor(Kind.USER, user.email, user.scope, origin)
-        old = request.cookies.get(COOKIE)
-        try:
-            value = await directory.open_session(user.id, expires_at=expires_at, replaces=old, actor=actor)
-        except NotFound:  # disabled at this very moment
-            raise _refused_login() from None
+        opening = _Opening(origin, expires_at, replaces=request.cookies.get(COOKIE))
+        opened = await _let_in(body, opening, directory, passwords)
+        if opened is None:
+            await directory.note_refused_login(body.email, origin)
+            raise _refused_login()
+        throttle.came_in(body.email, origin)
+        user, value = opened
         _set_cookie(response, gate, value)
         return LoggedIn(email=user.email, scope=str(user.scope), role=user.role, expires_at=expires_at)
 
@@ -143,31 +143,66 @@ def _add_own(
             raise forbidden("a token has no password")
         body = await read_body(request, PasswordBody, SMALL_BODY_BYTES)
         refuse_hurry(throttle.draw(asker.principal.name, asker.origin))
-        user = await _proven(asker.principal.name, body.current.get_secret_value(), directory, passwords)
-        if user is None:
+        found = await _proven(asker.principal.name, body.current.get_secret_value(), directory, passwords)
+        if found is None:
             raise invalid("current", "is not the password")
         throttle.came_in(asker.principal.name, asker.origin)
-        hashed = await passwords.hash(body.new.get_secret_value(), email=user.email, path="new")
-        await directory.set_password(user.id, hashed, asker.actor, but=asker.session)
+        hashed = await passwords.hash(body.new.get_secret_value(), email=found.user.email, path="new")
+        await directory.set_password(found.user.id, hashed, asker.actor, but=asker.session)
 
 
-async def _proven(email: str, password: str, directory: Directory, passwords: Passwords) -> User | None:
-    """The active user whose password it is; as much work where there is none."""
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What a session is opened with, besides its user."""
+
+    origin: str | None
+    expires_at: datetime
+    replaces: str | None = field(repr=False)
+
+
+async def _let_in(
+    body: LoginBody, opening: _Opening, directory: Directory, passwords: Passwords
+) -> tuple[User, str] | None:
+    """The user and the value of a new session, None for whoever may not come in.
+
+    Between the proof and the session the password may have been changed, or its hash made anew by another
+    login: what counts is whether it fits what is stored by then, so it is proven once more.
+    """
+    for _ in range(_PROOFS):
+        found = await _proven(body.email, body.password.get_secret_value(), directory, passwords)
+        if found is None:
+            return None
+        user, actor = found.user, Actor(Kind.USER, found.user.email, found.user.scope, opening.origin)
+        with contextlib.suppress(NotFound):  # disabled or changed at this very moment
+            value = await directory.open_session(
+                user.id,
+                proven=found.password_hash,
+                expires_at=opening.expires_at,
+                replaces=opening.replaces,
+                actor=actor,
+            )
+            return user, value
+    return None
+
+
+async def _proven(email: str, password: str, directory: Directory, passwords: Passwords) -> Credentials | None:
+    """The active user whose password it is, with the hash that it fits; as much work where there is none."""
     found = await directory.credentials(email)
     usable = found.password_hash if found and found.user.state is UserState.ACTIVE else None
     if not await passwords.verify(usable, password) or found is None or usable is None:
         return None
     if passwords.needs_rehash(usable):
-        await _rehash(found.user.id, usable, password, directory, passwords)
-    return found.user
+        return Credentials(found.user, await _rehash(found.user.id, usable, password, directory, passwords))
+    return found
 
 
-async def _rehash(user_id: str, old: str, password: str, directory: Directory, passwords: Passwords) -> None:
+async def _rehash(user_id: str, old: str, password: str, directory: Directory, passwords: Passwords) -> str:
     try:
         new = await passwords.hash(password)
     except Refused:
-        return  # older than today's rules for new ones: it counts as it is until its owner changes it
+        return old  # older than today's rules for new ones: it counts as it is until its owner changes it
     await directory.rehash_password(user_id, old, new)
+    return new
 
 
 def refuse_hurry(wait_s: float) -> None:

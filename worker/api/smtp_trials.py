@@ -33,6 +33,7 @@ from worker.delivery.resolution import Resolved, resolve
 from worker.delivery.verification import RECORD_TYPE, UnmailableTest, event_of
 from worker.message.sender import ConfigFaultReason, choose_sender
 
+_NOT_STORED = "(not stored)"
 _VERIFICATION = "/event/v1/email/config/verification"
 _CHECK = "/v1/smtp-configs/check"
 _MAX_BODY_BYTES = 100 * 1024
@@ -119,7 +120,9 @@ def _add_verification(router: APIRouter, parts: _Parts, admin: Any) -> None:
 
 async def _record_to_try(parts: _Parts, scope: Scope, asked: VerificationAsked) -> SmtpConfig:
     if asked.email_config is not None:
-        return await _drafted(parts, scope, asked.email_config, "email_config.")
+        drafted = await _drafted(parts, scope, asked.email_config, "email_config.")
+        # Under a name of its own: what comes of the test is nothing that the stored record did.
+        return drafted.model_copy(update={"display_name": _NOT_STORED})
     found = resolve(scope, await parts.source.configs_for(scope))
     if isinstance(found, Resolved):
         return found.config

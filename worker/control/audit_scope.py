@@ -11,6 +11,7 @@ from typing import Any
 
 from schemas.audit_query import AuditQuery
 from schemas.smtp_config import Scope
+from worker.control.audit_masks import of_another, without_the_way
 from worker.control.principals import Principal
 
 
@@ -25,22 +26,27 @@ def scoped(query: AuditQuery, principal: Principal) -> AuditQuery | None:
     if foreign_partner or foreign_org:
         return None
     narrowed = replace(query, partner=own.partner or query.partner, org=own.org or query.org)
-    if own.org is not None and query.config is not None:
-        # Of a wider scope's record it does not see the name, and is not to find it out by asking either.
-        return replace(narrowed, config_scope=str(own))
-    return narrowed
+    return narrowed if own.partner is None else _of_what_is_shown(narrowed, own)
+
+
+def _of_what_is_shown(query: AuditQuery, own: Scope) -> AuditQuery:
+    """Of a wider scope's record a tenant sees neither name nor words, and is not to find them out by asking."""
+    if query.config is None and query.text is None:
+        return query
+    return replace(query, config_within=str(own))
 
 
 def shown_to(record: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
     """A record as `principal` may see it.
 
     Of a wider scope's SMTP record only that it was used: its host, its name and its fingerprint are not
-    the tenant's to know. Of somebody who made a change from above, not the address it came from.
+    the tenant's to know, nor its server's words (see `worker.control.audit_masks`). Of somebody who made a
+    change from above, not the address it came from.
     """
-    shown = dict(record)
+    shown = dict(record) if principal.scope.partner is None else without_the_way(record)
     config, actor = record.get("config"), record.get("actor")
     if isinstance(config, Mapping) and not _reaches(principal, config.get("scope")):
-        shown["config"] = {"scope": config.get("scope")}
+        shown = of_another(shown) | {"config": {"scope": config.get("scope")}}
     if isinstance(actor, Mapping) and not _reaches(principal, actor.get("scope")):
         shown["actor"] = {name: value for name, value in actor.items() if name != "origin"}
     return shown

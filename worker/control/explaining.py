@@ -203,7 +203,7 @@ class _Reasons:
 
     def _why_not(self, record: Listed, beside: Sequence[Listed]) -> str:
         if record.scope.level is ScopeLevel.ORG and not self._org_enabled:
-            return f"the org's own records are off: postbote config feature --scope {record.scope} --on"
+            return "the org's own records are off: they do not count until its SMTP feature is turned on"
         if record.scope == CONTROLLER and self._environment is not None:
             return _FROM_ENVIRONMENT
         if not record.is_default:

@@ -104,8 +104,18 @@ class Directory(Protocol):
         """The user of this address, in any case of its letters."""
         ...
 
-    async def open_session(self, user_id: str, *, expires_at: datetime, replaces: str | None, actor: Actor) -> str:
-        """Begin a session and return its value; the session whose value is `replaces` ends."""
+    async def open_session(
+        self, user_id: str, *, proven: str | None, expires_at: datetime, replaces: str | None, actor: Actor
+    ) -> str:
+        """Begin a session and return its value; the session whose value is `replaces` ends.
+
+        `proven`: the hash that the password was found to fit. Raises NotFound where it is the user's no longer, or
+        the user is not active.
+        """
+        ...
+
+    async def note_refused_login(self, email: str, origin: str | None) -> None:
+        """Let the audit know that somebody was not let in; an address that nobody has is not kept."""
         ...
 
     async def principal_of_session(self, value: str) -> Principal | None:

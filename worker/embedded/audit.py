@@ -6,7 +6,6 @@ Writers that come while a commit runs share the next one.
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
 from schemas.audit import AuditRecord
-from schemas.audit_query import AuditPage, AuditQuery, epoch_ms
+from schemas.audit_query import AuditPage, AuditQuery, Continuation, epoch_ms
 from worker.delivery.ports import Document
+from worker.embedded.audit_search import page_of, prepare
 from worker.errors import AuditUnavailable
 
 log = structlog.get_logger(__name__)
@@ -42,22 +42,6 @@ _SETUP = (
     "CREATE INDEX IF NOT EXISTS record_recipient ON record (recipient)",
 )
 _INSERT = "INSERT OR IGNORE INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_EQUAL = ("category", "type", "outcome", "partner", "org", "recipient", "event_id", "event_source")
-_OF_CONFIG = {
-    name: f"json_extract(CAST(document AS TEXT), '$.config.{key}') = ?"
-    for name, key in {"config": "name", "config_scope": "scope"}.items()
-}
-# Of a change, what its row has no column for.
-_OF_CHANGE = "CASE WHEN event_id = '' THEN json_extract(CAST(document AS TEXT), '$.{}') END"
-# The order of OpenSearch's answer, where a missing recipient comes last, and a change after the mails.
-_ORDER = ", ".join(
-    (
-        "at_ms DESC, event_id = '', event_id, recipient IS NULL, recipient, attempt DESC, outcome, event_source, type",
-        _OF_CHANGE.format("subject"),
-        f"{_OF_CHANGE.format('version')} DESC",
-        _OF_CHANGE.format("action"),
-    )
-)
 
 Row = tuple[Any, ...]
 
@@ -124,11 +108,11 @@ class SqliteAudit:
         return frozenset(document_id for (document_id,) in found)
 
     async def search(self, query: AuditQuery) -> AuditPage:
-        """Return one page, newest first. Raises AuditUnavailable."""
-        began = time.perf_counter()
-        total, documents = await self._run(lambda c: _search(c, query))
-        took_ms = round((time.perf_counter() - began) * 1000)
-        return AuditPage(total, [orjson.loads(document) for document in documents], query.offset, query.limit, took_ms)
+        """Return one page. Raises AuditUnavailable."""
+        return await self._run(lambda c: page_of(c, query))
+
+    async def release(self, after: Continuation) -> None:
+        """Nothing is kept for a page that might follow."""
 
     async def ready(self) -> None:
         """Ask once. Raises AuditUnavailable where the file cannot be read."""
@@ -196,6 +180,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     for statement in _SETUP:
         connection.execute(statement)
+    prepare(connection)
     return connection
 
 
@@ -245,34 +230,3 @@ def _row_of_document(document: Document) -> Row:
 def _text(record: Mapping[str, Any], name: str) -> str | None:
     value = record.get(name)
     return value if isinstance(value, str) else None
-
-
-def _search(connection: sqlite3.Connection, query: AuditQuery) -> tuple[int, list[bytes]]:
-    where, values = _where(query)
-    # Composed of the constants above; every value is bound.
-    count = f"SELECT count(*) FROM record WHERE {where}"  # noqa: S608
-    page = f"SELECT document FROM record WHERE {where} ORDER BY {_ORDER} LIMIT ? OFFSET ?"  # noqa: S608
-    with connection:
-        connection.execute("BEGIN")  # both answers from one state of the file
-        total = connection.execute(count, values).fetchone()[0]
-        rows = connection.execute(page, (*values, query.limit, query.offset)).fetchall()
-    return total, [document for (document,) in rows]
-
-
-def _where(query: AuditQuery) -> tuple[str, Row]:
-    conditions: dict[str, Any] = {}
-    if query.time_from is not None:
-        conditions["at_ms >= ?"] = epoch_ms(query.time_from)
-    if query.time_to is not None:
-        conditions["at_ms <= ?"] = epoch_ms(query.time_to)
-    for column in _EQUAL:
-        value = getattr(query, column)
-        if value is not None:
-            conditions[f"{column} = ?"] = str(value).lower() if column == "recipient" else str(value)
-    for name, condition in _OF_CONFIG.items():
-        value = getattr(query, name)
-        if value is not None:
-            conditions[condition] = value
-    if query.outcomes:
-        conditions["outcome IN (SELECT value FROM json_each(?))"] = orjson.dumps(query.outcomes).decode()
-    return " AND ".join(conditions) or "1", tuple(conditions.values())

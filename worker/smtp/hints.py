@@ -206,7 +206,7 @@ HINTS: tuple[Hint, ...] = (
     Hint("ses-credentials", "Amazon SES has SMTP credentials of its own, for one region each: an IAM access key does "
          "not work as it stands.",
          _said(Phase.AUTH, "535 Authentication Credentials Invalid"),
-         phases=_AUTH, words="Authentication Credentials Invalid"),
+         phases=_AUTH, words="(?-i:Authentication Credentials Invalid)"),  # others say it in small letters
     Hint("sendgrid-username", "SendGrid's username is the word apikey, and the password the API key.",
          _said(Phase.AUTH, "535 Authentication failed: The provided authorization grant is invalid, expired, or "
                            "revoked"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -58,6 +59,11 @@ class Store:
     def is_sqlite(self) -> bool:
         """True for a SQLite file, which belongs to this host alone and may be upgraded at start."""
         return self._url.get_backend_name() == "sqlite"
+
+    @property
+    def exists(self) -> bool:
+        """False where a SQLite file is not there: connecting to it would leave an empty one behind."""
+        return not self.is_sqlite or Path(self.location).exists()
 
     @property
     def location(self) -> str:
@@ -109,8 +115,9 @@ class Store:
 
     async def check_schema(self) -> None:
         """Return if the schema is this version's; else raise StoreUnavailable naming the remedy."""
-        if self.is_sqlite:
-            self._require_file()
+        if not self.exists:
+            msg = f"there is no database at {self.location}: create it with `{schema.UPGRADE_COMMAND}`"
+            raise StoreUnavailable(msg)
         async with self.reading() as connection:
             await connection.run_sync(schema.check)
 
@@ -125,12 +132,6 @@ class Store:
             await connection.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
             async with connection.begin():
                 await connection.run_sync(schema.upgrade)
-
-    def _require_file(self) -> None:
-        # Connecting to a SQLite file that is not there would leave an empty one behind.
-        if not Path(self.location).exists():
-            msg = f"there is no database at {self.location}: create it with `{schema.UPGRADE_COMMAND}`"
-            raise StoreUnavailable(msg)
 
     def _create_private_file(self) -> None:
         # Its secrets are sealed, but hosts and user names are nobody else's business either.
@@ -151,10 +152,10 @@ class Store:
         try:
             yield
         except TimeoutError as error:
-            msg = f"the store of SMTP records at {self.location} cannot be used: it does not answer"
+            msg = f"the database at {self.location} cannot be used: it does not answer"
             raise StoreUnavailable(msg) from error
         except (DBAPIError, PoolTimeout) as error:
-            msg = f"the store of SMTP records at {self.location} cannot be used: {_reason(error)}"
+            msg = f"the database at {self.location} cannot be used: {_reason(error)}"
             raise StoreUnavailable(msg) from error
 
 
@@ -188,8 +189,16 @@ def _make_engine(url: URL) -> AsyncEngine:
         pool_timeout=_CONNECT_TIMEOUT_S,
     )
     if sqlite:
+        event.listen(engine.sync_engine, "connect", _erase_what_is_deleted)
         event.listen(engine.sync_engine, "begin", _begin)
     return engine
+
+
+def _erase_what_is_deleted(connection: DBAPIConnection, _record: object) -> None:
+    # A mail that has gone out held a link that lets its reader in: left alone, SQLite forgets only where it stood.
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA secure_delete=ON")
+    cursor.close()
 
 
 def _begin(connection: Connection) -> None:

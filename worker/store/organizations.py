@@ -3,23 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import Select, and_, select, update
+from sqlalchemy import Select, and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.audit_change import Action, ChangeType
-from schemas.config_change import Feature
 from schemas.smtp_config import Scope
 from worker.control.errors import NotFound
 from worker.control.people import NewUser, Organization, Partner
 from worker.control.ports import MakeMail
 from worker.control.principals import Actor, Role
 from worker.store.directory import Deed, DirectoryPart, tell, unique
+from worker.store.features import begin_org, switch_org
+from worker.store.history import Step
 from worker.store.models import features
 from worker.store.models_people import organizations, partners
-from worker.store.outgoing import post_change
 from worker.store.people_rows import organization_of, partner_of, tenant_name
-from worker.store.rows import ScopeKey
-from worker.store.statements import in_scope, lock_scope
 from worker.store.users import insert_user
 
 _FEATURE = ("smtp_enabled",)
@@ -56,7 +54,7 @@ class Organizations(DirectoryPart):
         first = replace(admin, scope=Scope(partner, name), role=Role.ADMIN)
         async with self.database.writing() as connection:
             await _insert(connection, made)
-            await _set_feature(connection, made)
+            await begin_org(connection, first.scope, on=smtp_enabled)
             deed = Deed(ChangeType.ORGANIZATION, Action.CREATED, first.scope, name, _FEATURE if smtp_enabled else ())
             await tell(connection, deed, actor, made.created_at)
             await insert_user(connection, first, actor, made.created_at, mail, path="admin_email")
@@ -75,19 +73,12 @@ class Organizations(DirectoryPart):
 
     async def switch_org_smtp(self, partner: str, name: str, actor: Actor, *, on: bool) -> Organization:
         """Let the org's own records count, or not; raises NotFound. Nothing is told where it was so already."""
-        scope = Scope(partner, name)
         async with self.database.writing() as connection:
             found = await _find(connection, partner, name)
             if found is None:
                 raise NotFound("name", f"there is no organization {partner}/{name}")
-            await lock_scope(connection, ScopeKey.of(scope))
-            if await _is_on(connection, scope) is on:
-                return replace(found, smtp_enabled=on)
-            switched = replace(found, smtp_enabled=on)
-            await _set_feature(connection, switched)
-            action = Action.SWITCHED_ON if on else Action.SWITCHED_OFF
-            await tell(connection, Deed(ChangeType.ORGANIZATION, action, scope, name, _FEATURE), actor, self._now())
-        return switched
+            await switch_org(connection, Scope(partner, name), Step(actor, self._now()), on=on)
+        return replace(found, smtp_enabled=on)
 
 
 def _organizations() -> Select[tuple[object, ...]]:
@@ -108,23 +99,3 @@ async def _insert(connection: AsyncConnection, made: Organization) -> None:
     values = {name: getattr(made, name) for name in ("partner", "name", "created_at", "created_by")}
     with unique("name", f"there is an organization {made.partner}/{made.name} already"):
         await connection.execute(organizations.insert().values(**values))
-
-
-async def _set_feature(connection: AsyncConnection, org: Organization) -> None:
-    """Store it under its next version and let the workers know."""
-    key = ScopeKey(org.partner, org.name)
-    await lock_scope(connection, key)
-    raised = (
-        update(features)
-        .where(in_scope(features, key))
-        .values(org_smtp=org.smtp_enabled, version=features.c.version + 1)
-    )
-    version = (await connection.execute(raised.returning(features.c.version))).scalar_one()
-    await post_change(
-        connection, Feature(partner=org.partner, org=org.name, org_smtp=org.smtp_enabled, version=version)
-    )
-
-
-async def _is_on(connection: AsyncConnection, scope: Scope) -> bool:
-    query = select(features.c.org_smtp).where(in_scope(features, ScopeKey.of(scope)))
-    return bool((await connection.execute(query)).scalar_one())

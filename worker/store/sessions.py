@@ -9,25 +9,34 @@ from sqlalchemy import ColumnElement, and_, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.audit_change import Action, ChangeType
+from schemas.smtp_config import CONTROLLER
 from worker.control.errors import NotFound
 from worker.control.people import User, UserState
 from worker.control.principals import Actor, Kind, Principal
 from worker.store.directory import Deed, DirectoryPart, locked_user, sweep, tell
 from worker.store.models_people import sessions, users
-from worker.store.people_rows import digest_of, new_value, user_of
+from worker.store.people_rows import digest_of, known_email, new_value, user_of
+from worker.store.rows import scope_of
+
+UNKNOWN = "unknown"
+"""How the audit calls an address that nobody has, and whoever was not let in."""
 
 
 class Sessions(DirectoryPart):
     """The part of `worker.control.ports.Directory` that is about sessions."""
 
-    async def open_session(self, user_id: str, *, expires_at: datetime, replaces: str | None, actor: Actor) -> str:
-        """Begin a session and return its value; raises NotFound unless the user is active."""
+    async def open_session(
+        self, user_id: str, *, proven: str | None, expires_at: datetime, replaces: str | None, actor: Actor
+    ) -> str:
+        """Begin a session and return its value; see `worker.control.ports.Directory`."""
         value, now = new_value(), self._now()
         async with self.database.writing() as connection:
-            # Held: whoever disables the user now waits, and then finds this session to end.
+            # Held: whoever disables the user or changes the password now waits, and then finds this session to end.
             found = await locked_user(connection, user_id)
             if found is None or found.user.state is not UserState.ACTIVE:
                 raise NotFound("user", "there is no active user of that id")
+            if found.password_hash != proven:  # changed since it was read: what was proven is an old password
+                raise NotFound("password", "is another one now")
             if replaces is not None:
                 await connection.execute(delete(sessions).where(sessions.c.digest == digest_of(replaces)))
             await connection.execute(
@@ -38,6 +47,19 @@ class Sessions(DirectoryPart):
             await tell(connection, _deed(Action.OPENED, found.user), actor, now)
             await sweep(connection, sessions, sessions.c.digest, now)
         return value
+
+    async def note_refused_login(self, email: str, origin: str | None) -> None:
+        """Let the audit know that somebody was not let in, by the same statements whether there is such a user.
+
+        An address that nobody has is not kept: it may be a password that was typed into the wrong field.
+        """
+        whose = select(users).where(users.c.email == (known_email(email) or ""))
+        async with self.database.writing() as connection:
+            row = (await connection.execute(whose)).mappings().one_or_none()
+            scope, subject = (CONTROLLER, UNKNOWN) if row is None else (scope_of(row), row["email"])
+            # Of the user's own scope, so that its admins see where from; whoever it was, it was not proven.
+            actor = Actor(Kind.USER, UNKNOWN, scope, origin)
+            await tell(connection, Deed(ChangeType.SESSION, Action.REFUSED, scope, subject), actor, self._now())
 
     async def principal_of_session(self, value: str) -> Principal | None:
         """Who it is, while the session has not expired and the user is active."""

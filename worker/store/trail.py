@@ -29,9 +29,14 @@ async def leave_delete(connection: AsyncConnection, row: RowMapping, step: Step)
     await _audit(connection, row, row["display_name"], step, (ChangeType.SMTP_CONFIG, Action.DELETED, ()))
 
 
-async def leave_feature(connection: AsyncConnection, row: RowMapping, step: Step) -> None:
-    """`row` of ``features`` has just been set."""
+async def tell_feature(connection: AsyncConnection, row: RowMapping) -> None:
+    """`row` of ``features`` has just been set for an org that is made with it: its own record tells the audit."""
     await post_change(connection, to_feature(row))
+
+
+async def leave_feature(connection: AsyncConnection, row: RowMapping, step: Step) -> None:
+    """`row` of ``features`` has just been switched."""
+    await tell_feature(connection, row)
     action = Action.SWITCHED_ON if row["org_smtp"] else Action.SWITCHED_OFF
     await _audit(connection, row, row["org"], step, (ChangeType.ORGANIZATION, action, ("smtp_enabled",)))
 

@@ -24,7 +24,7 @@ async def test_a_server_that_ends_is_unavailable_and_works_again_once_it_is_back
     await asyncio.gather(*(store.opened(ACME, "default") for _ in range(5)))  # several connections in the pool
     await asyncio.to_thread(getattr(postgres, end))
     for use in (store.opened(ACME, "default"), store.put(record(ACME)), store.changes(), store.open()):
-        with pytest.raises(StoreUnavailable, match=r"^the store of SMTP records at 127\.0\.0\.1/test_\w+ cannot") as e:
+        with pytest.raises(StoreUnavailable, match=r"^the database at 127\.0\.0\.1/test_\w+ cannot") as e:
             await use
         assert "\n" not in str(e.value)
         assert postgres.url.split(":")[2].split("@")[0] not in str(e.value), "the server's password"

@@ -5,6 +5,7 @@ import itertools
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 
 from schemas.smtp_config import CONTROLLER, Scope, SmtpConfig
+from tests.support.databases import upgraded
 from tests.unit.api_auth.people import ACME, DEV, GLOBEX, OPS, TESTS, Counted
 from worker.api.auth import Gate
 from worker.api.links import links_router
@@ -85,6 +87,11 @@ class Town:
         made = await self.people.add_user(NewUser(email, None, scope, role, hashed), TESTS)
         return made.id
 
+    async def session(self, user_id: str, email: str, expires_at: datetime) -> str:
+        found = await self.people.credentials(email)
+        proven = found.password_hash if found else None
+        return await self.people.open_session(user_id, proven=proven, expires_at=expires_at, replaces=None, actor=TESTS)
+
     def working(self, scope: Scope, **fields: Any) -> None:
         """Give the scope an SMTP record that names a sender."""
         given = {"host": "smtp.example.com", "port": 25, "tls": "none", "from_address": "no-reply@example.com"}
@@ -103,7 +110,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     async def make() -> None:
         database = Store(f"sqlite:///{path}")
-        await database.upgrade()
+        await upgraded(database)
         await database.close()
 
     asyncio.run(make())

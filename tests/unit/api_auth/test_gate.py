@@ -17,9 +17,7 @@ ME = "/auth/me"
 
 async def session_of(town: Town, email: str = "ada@dev.example", role: Role = Role.ADMIN) -> str:
     user_id = await town.user(email, DEV, role, PASSWORD)
-    return await town.people.open_session(
-        user_id, expires_at=datetime.now(UTC) + timedelta(hours=1), replaces=None, actor=TESTS
-    )
+    return await town.session(user_id, email, datetime.now(UTC) + timedelta(hours=1))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +81,7 @@ async def test_what_ends_is_refused_with_the_very_next_request(town: Town) -> No
 async def test_an_expired_session_and_an_expired_token_are_refused(town: Town) -> None:
     user_id = await town.user("ada@dev.example", DEV, Role.ADMIN, PASSWORD)
     soon = datetime.now(UTC) + timedelta(milliseconds=300)
-    session = await town.people.open_session(user_id, expires_at=soon, replaces=None, actor=TESTS)
+    session = await town.session(user_id, "ada@dev.example", soon)
     _, token = await town.people.create_token("t", DEV, Role.ADMIN, TESTS, expires_at=soon)
     town.people._now = lambda: soon
     async with town.client() as client:

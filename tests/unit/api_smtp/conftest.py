@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas.smtp_config import SmtpConfig
+from tests.support.databases import upgraded
 from tests.unit.api_smtp.site import ORGS, PARTNERS, TESTS, Site
 from worker.control.people import NewUser
 from worker.control.principals import Role
@@ -19,7 +20,7 @@ from worker.store.secrets import SecretBox, new_key
 
 async def populate(database: Store) -> None:
     """Partners and orgs; dev's SMTP feature is on, that of ops is off."""
-    await database.upgrade()
+    await upgraded(database)
     people = PeopleStore(database)
     for name in PARTNERS:
         await people.create_partner(name, TESTS)

@@ -53,13 +53,18 @@ def test_nothing_else_of_the_question_changes():
     )
 
 
+@pytest.mark.parametrize("asked", [{"config": "default"}, {"text": "relay"}], ids=str)
 @pytest.mark.parametrize(
-    ("who", "config_scope"),
-    [("viewer@controller", None), ("viewer@partner:acme", None), ("viewer@org:acme/dev", "org:acme/dev")],
+    ("who", "within"),
+    [
+        ("viewer@controller", None),
+        ("viewer@partner:acme", "partner:acme"),
+        ("viewer@org:acme/dev", "org:acme/dev"),
+    ],
 )
-def test_an_org_asks_for_records_of_its_own_by_name_and_guesses_no_others(who, config_scope):
-    narrowed = scoped(AuditQuery(config="default"), principal_of(who))
-    assert (narrowed.config, narrowed.config_scope) == ("default", config_scope)
+def test_a_tenant_finds_nothing_by_names_or_words_that_it_is_not_shown(who, within, asked):
+    narrowed = scoped(AuditQuery(**asked), principal_of(who))
+    assert ({name: getattr(narrowed, name) for name in asked}, narrowed.config_within) == (asked, within)
 
 
 CONFIG = {"name": "default", "version": 3, "fingerprint": "abcd", "host": "smtp.internal", "port": 587}

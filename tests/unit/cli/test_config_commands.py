@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
+from tests.support.databases import upgraded
 from worker import cli_config
 from worker.errors import SettingsError
 from worker.store.configs import ConfigStore
@@ -29,7 +30,7 @@ def database(tmp_path, keys, monkeypatch):
     @contextlib.asynccontextmanager
     async def open_store():
         store = ConfigStore(f"sqlite:///{tmp_path / 'postbote.db'}", SecretBox(keys))
-        await store.database.upgrade()
+        await upgraded(store.database)
         try:
             yield store
         finally:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from schemas.audit import ConfigUsed, Outcome, Reply
 from schemas.smtp_config import Scope, SmtpConfig
+from tests.support.databases import upgraded
 from tests.unit.audit.audit_samples import audit_record
 from worker.cli import app
 from worker.embedded.audit import SqliteAudit
@@ -43,7 +44,7 @@ def stored(environment):
     def store(*configs):
         async def put():
             opened = ConfigStore(environment["DATABASE_URL"], SecretBox([environment["SECRET_KEYS"]]))
-            await opened.database.upgrade()
+            await upgraded(opened.database)
             for config in configs:
                 await opened.put(config)
             await opened.close()
@@ -136,4 +137,4 @@ def test_an_org_whose_own_records_are_off_is_told_how_to_turn_them_on(stored) ->
     org = Scope("acme", "web")
     stored(RECORD, RECORD.model_copy(update={"partner": "acme", "org": "web"}))
     lines = explain("--scope", org).stdout.splitlines()
-    assert lines[-2].endswith("postbote config feature --scope org:acme/web --on")
+    assert lines[-1].endswith("postbote config feature --scope org:acme/web --on")

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from schemas.audit_query import AuditQuery
 from schemas.smtp_config import SmtpConfig
+from tests.support.databases import upgraded
 from tests.unit.smtp.scripted_server import ScriptedServer
 from worker import trials
 from worker.cli import app
@@ -57,7 +58,7 @@ def stored(environment, server):
     def store(**changes):
         async def put():
             opened = ConfigStore(environment["DATABASE_URL"], SecretBox([environment["SECRET_KEYS"]]))
-            await opened.database.upgrade()
+            await upgraded(opened.database)
             given = {"host": "127.0.0.1", "port": server.port, "tls": "none", "from_address": "ann@from.test"}
             await opened.put(SmtpConfig(**{**given, **changes}))
             await opened.close()
@@ -91,7 +92,7 @@ def test_the_mail_arrives_and_the_audit_has_it(stored, server, tmp_path) -> None
     result = verify("--scope", "partner:acme", *TO)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("accepted: accepted: The server took responsibility for the message. (")
+    assert lines[0].startswith("accepted: The server took responsibility for the message. (")
     (mail,) = server.mails
     assert mail.startswith(b"From: ann@from.test\r\nTo: bob@to.test\r\nSubject: Test mail from Postbote\r\n")
     (noted,) = recorded(tmp_path)

@@ -6,6 +6,7 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine
 
+from tests.support.databases import upgraded
 from tests.unit.config_topic.samples import ACME, BOX, CONTROLLER, DEV, PASSWORD, changes, delete, feature
 from tests.unit.store.samples import record, with_password
 from worker.delivery.known_configs import KnownConfigs
@@ -18,7 +19,7 @@ from worker.store.secrets import SecretBox
 @pytest.fixture
 async def store(tmp_path):
     opened = ConfigStore(f"sqlite:///{tmp_path / 'postbote.db'}", BOX)
-    await opened.database.upgrade()
+    await upgraded(opened.database)
     yield opened
     await opened.close()
 
@@ -86,7 +87,7 @@ async def test_features_of_an_older_database_get_their_first_version(tmp_path):
     with sqlite3.connect(tmp_path / "postbote.db") as plain:
         plain.execute("INSERT INTO features (partner, org, org_smtp) VALUES ('acme', 'dev', 1), ('acme', 'ops', 0)")
     store = ConfigStore(f"sqlite:///{tmp_path / 'postbote.db'}", BOX)
-    await store.database.upgrade()
+    await upgraded(store.database)
     assert await store.changes() == [feature()]
     await store.set_org_feature(DEV, on=False)
     assert await store.changes() == [feature(version=2, on=False)]

@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from schemas.audit_query import AuditQuery
+from tests.support.databases import upgraded
 from tests.unit.shipping.shipping_samples import AWAY, Audit, Desk, Events, Workers, change_record, config_change
 from worker import carriers, shipping
 from worker.carriers import ConfigCarrier, EventCarrier, Unreadable
@@ -22,7 +23,7 @@ CONFIG, AUDIT, EVENT = OutgoingKind.CONFIG, OutgoingKind.AUDIT, OutgoingKind.EVE
 @pytest.fixture
 async def desk(tmp_path) -> AsyncIterator[Desk]:
     opened = Desk(f"sqlite:///{tmp_path / 'postbote.db'}")
-    await opened.store.upgrade()
+    await upgraded(opened.store)
     yield opened
     await opened.store.close()
 
@@ -368,9 +369,15 @@ class TestShipOnce:
             page = await files.audit.search(AuditQuery(type="smtp_config.changed"))
         assert [record["subject"] for record in page.records] == ["default"]
 
+    async def test_says_that_there_is_no_store_and_makes_none(self, settings, tmp_path) -> None:
+        absent = tmp_path / "absent.db"
+        done = await ship_once(settings.model_copy(update={"database_url": f"sqlite:///{absent}"}))
+        assert done == shipping.Shipped(0, f"there is no database at {absent}")
+        assert not absent.exists()
+
     async def test_says_that_the_store_is_away(self, settings, tmp_path) -> None:
-        update = {"database_url": f"sqlite:///{tmp_path / 'absent' / 'postbote.db'}"}
-        done = await ship_once(settings.model_copy(update=update))
+        (tmp_path / "broken.db").write_text("no database")
+        done = await ship_once(settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'broken.db'}"}))
         assert done.waiting == 0
         assert "cannot be used" in done.trouble
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from schemas.smtp_config import SmtpConfig
+from tests.support.databases import upgraded
 from tests.unit.smtp.scripted_server import OFFER, ScriptedServer
 from worker import cli_check_view, cli_config
 from worker.cli import app
@@ -28,7 +29,7 @@ def store(tmp_path, monkeypatch):
     @contextlib.asynccontextmanager
     async def open_store():
         opened = ConfigStore(f"sqlite:///{tmp_path / 'postbote.db'}", SecretBox(keys))
-        await opened.database.upgrade()
+        await upgraded(opened.database)
         try:
             yield opened
         finally:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.databases import upgraded
 from tests.unit.store.samples import KEY
 from worker.store.configs import ConfigStore
 from worker.store.secrets import SecretBox
@@ -18,7 +19,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 async def store(url: str) -> AsyncIterator[ConfigStore]:
     opened = ConfigStore(url, SecretBox([KEY]))
-    await opened.database.upgrade()
+    await upgraded(opened.database)
     await opened.open()
     yield opened
     await opened.close()

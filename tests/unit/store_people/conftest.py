@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.databases import upgraded
 from tests.unit.store_people.people_samples import Clock
 from worker.store.database import Store
 from worker.store.people import PeopleStore
@@ -23,6 +24,6 @@ def clock() -> Clock:
 @pytest.fixture
 async def people(url: str, clock: Clock) -> AsyncIterator[PeopleStore]:
     database = Store(url)
-    await database.upgrade()
+    await upgraded(database)
     yield PeopleStore(database, now=clock)
     await database.close()

@@ -41,7 +41,15 @@ async def add(people: PeopleStore, email: str = "amara@acme.example", *args: Any
 
 async def session_of(people: PeopleStore, user: User, clock: Clock, hours: float = 12, **fields: Any) -> str:
     actor = Actor(Kind.USER, user.email, user.scope, "192.0.2.7")
-    given = {"expires_at": clock() + timedelta(hours=hours), "replaces": None, "actor": actor, **fields}
+    found = await people.credentials(user.email)
+    proven = found.password_hash if found else None
+    given = {
+        "proven": proven,
+        "expires_at": clock() + timedelta(hours=hours),
+        "replaces": None,
+        "actor": actor,
+        **fields,
+    }
     return await people.open_session(user.id, **given)
 
 

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from argon2 import PasswordHasher
+from sqlalchemy import text
 
 from tests.unit.store_people.people_samples import ACME, TESTS, new_user, session_of
 from worker.control.mails import Mails
 from worker.control.passwords import Passwords
 from worker.control.people import Purpose
 from worker.control.principals import Role
+from worker.store.database import Store
 from worker.store.outgoing import OutgoingShelf
 
 PASSWORD = "correct-horse-battery-staple"
@@ -49,3 +51,30 @@ async def test_a_link_stands_in_its_mail_only_and_nowhere_once_that_has_gone_out
     assert user.email.encode() in bytes_of(tmp_path)
     assert value.encode() not in bytes_of(tmp_path)
     assert (await people.link(value)).purpose is Purpose.SET_PASSWORD
+
+
+async def test_what_is_deleted_is_erased_on_each_connection(people, url):
+    again = Store(url)
+    for database in (people.database, again):
+        async with database.writing() as connection, database.reading() as another:
+            for each in (connection, another):
+                assert (await each.execute(text("PRAGMA secure_delete"))).scalar_one() == 1
+    await again.close()
+
+
+async def test_of_many_mails_that_have_gone_out_no_link_stays_in_the_file(people, tmp_path):
+    values = []
+
+    def mail(value):
+        values.append(value)
+        return Mails("https://mail.example").invited(new_user(), "Ops" * 500)(value)  # a row for a page, or more
+
+    for number in range(20):
+        await people.add_user(new_user(f"u{number}@acme.example", password_hash=None), TESTS, mail=mail)
+    shelf = OutgoingShelf(people.database)
+    first, *rest = await shelf.oldest(100)
+    await shelf.told([each.seq for each in rest])  # one is left: its page stays in use
+    await people.database.close()
+    found = bytes_of(tmp_path)
+    assert first.body in found, "or nothing is searched"
+    assert [value for value in values if value.encode() in found] == [v for v in values if v.encode() in first.body]

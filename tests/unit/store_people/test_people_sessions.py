@@ -1,10 +1,12 @@
 """The contract of sessions: how they begin and everything that ends one."""
 
+import asyncio
+
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 
 from schemas.smtp_config import CONTROLLER
-from tests.unit.store_people.people_samples import ACME, OTHER_HASH, TESTS, add, deeds, session_of, told
+from tests.unit.store_people.people_samples import ACME, HASH, OTHER_HASH, TESTS, add, deeds, session_of, told
 from worker.control.errors import NotFound
 from worker.control.people import UserState
 from worker.control.principals import Actor, Kind, Principal, Role
@@ -96,8 +98,73 @@ async def test_a_session_lets_nobody_in_who_is_not_active_whatever_left_it_there
 
 async def test_nobody_gets_no_session(people, clock, amara):
     with pytest.raises(NotFound):
-        await people.open_session("nobody", expires_at=clock(), replaces=None, actor=TESTS)
+        await people.open_session("nobody", proven=HASH, expires_at=clock(), replaces=None, actor=TESTS)
     assert await stored(people) == 0
+
+
+async def test_a_password_that_is_no_longer_the_users_opens_nothing(people, clock, amara):
+    before = await people.credentials(amara.email)
+    await people.set_password(amara.id, OTHER_HASH, TESTS)
+    for proven in (before.password_hash, None, ""):
+        with pytest.raises(NotFound):
+            await session_of(people, amara, clock, proven=proven)
+    assert await stored(people) == 0
+    assert await people.principal_of_session(await session_of(people, amara, clock, proven=OTHER_HASH))
+
+
+@pytest.mark.parametrize("first", ["login", "change"])
+async def test_a_login_and_a_change_of_password_at_once_leave_no_session_of_the_old_one(people, clock, amara, first):
+    login = session_of(people, amara, clock, proven=HASH)
+    change = people.set_password(amara.id, OTHER_HASH, TESTS)
+    both = (login, change) if first == "login" else (change, login)
+    await asyncio.gather(*both, return_exceptions=True)
+    assert await stored(people) == 0
+
+
+async def statements_of(people, doing) -> list[str]:
+    heard = []
+
+    def hear(_connection, _cursor, statement, *_):
+        heard.append(statement)
+
+    engine = people.database._engine.sync_engine
+    event.listen(engine, "before_cursor_execute", hear)
+    await doing
+    event.remove(engine, "before_cursor_execute", hear)
+    return heard
+
+
+@pytest.mark.parametrize(
+    ("email", "scope", "subject"),
+    [
+        ("amara@acme.example", "partner:acme", "amara@acme.example"),
+        ("AMARA@Acme.example", "partner:acme", "amara@acme.example"),
+        ("root@controller.example", "controller", "root@controller.example"),
+        ("nobody@acme.example", "controller", "unknown"),
+        ("correct horse battery staple", "controller", "unknown"),
+        ("", "controller", "unknown"),
+        ("a\x00@acme.example", "controller", "unknown"),
+    ],
+)
+async def test_a_refused_login_is_told_without_what_may_be_a_password(people, amara, email, scope, subject):
+    await add(people, "root@controller.example", CONTROLLER)
+    before = await told(people)
+    await people.note_refused_login(email, "192.0.2.9")
+    [record] = (await told(people))[len(before) :]
+    assert (record["type"], record["action"], record["subject"]) == ("session.changed", "refused", subject)
+    assert (record.get("partner"), record.get("org")) == ("acme" if scope != "controller" else None, None)
+    actor = {"kind": "user", "name": "unknown", "scope": scope, "origin": "192.0.2.9"}
+    assert record["actor"] == actor
+    assert email == subject or not email or email not in str(record)
+
+
+async def test_a_refused_login_is_the_same_statements_whether_there_is_such_a_user(people, amara):
+    seen = {
+        email: await statements_of(people, people.note_refused_login(email, "192.0.2.9"))
+        for email in (amara.email, "nobody@acme.example", "nonsense")
+    }
+    assert seen[amara.email]
+    assert all(each == seen[amara.email] for each in seen.values())
 
 
 async def test_an_invited_user_gets_no_session(people, clock):

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import event
 
-from tests.unit.store_people.people_samples import ACME, DEV, OTHER, TESTS, add, deeds
+from tests.unit.store_people.people_samples import ACME, DEV, OTHER, TESTS, add, deeds, session_of
 from worker.control.errors import Refused
 from worker.control.principals import Kind, Principal, Role
 
@@ -35,7 +35,7 @@ async def test_a_token_is_no_session_and_a_session_no_token(people, clock):
     _, value = await create(people)
     assert await people.principal_of_session(value) is None
     user = await add(people)
-    session = await people.open_session(user.id, expires_at=clock() + timedelta(hours=1), replaces=None, actor=TESTS)
+    session = await session_of(people, user, clock)
     assert await people.principal_of_token(session) is None
 
 

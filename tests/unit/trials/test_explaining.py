@@ -9,6 +9,7 @@ import pytest
 from schemas.audit import ConfigUsed, Outcome
 from schemas.audit_query import AuditPage
 from schemas.smtp_config import CONTROLLER, Scope, SmtpConfig
+from tests.support.databases import upgraded
 from tests.unit.audit.audit_samples import audit_record
 from worker.control.explaining import Explaining, explained
 from worker.control.standing import (
@@ -45,12 +46,12 @@ def used_by(scope, name):
 @pytest.fixture
 async def store(tmp_path):
     opened = ConfigStore(f"sqlite:///{tmp_path / 'postbote.db'}", SecretBox([new_key()]))
-    await opened.database.upgrade()
+    await upgraded(opened.database)
     yield opened
     await opened.close()
 
 
-OFF = "the org's own records are off: postbote config feature --scope org:acme/web --on"
+OFF = "the org's own records are off: they do not count until its SMTP feature is turned on"
 NONE = "it has no record"
 
 
