@@ -13,11 +13,16 @@ help: ## List the targets
 demo: $(VENV)/.runtime ## Run the main job on this machine alone: 30 events, three tenants, a table of the audit
 	@$(BIN)/postbote demo
 
-test: $(VENV)/.dev ## Run every test against real servers (brought up by the tests)
-	$(PYTEST) --ignore=tests/docker
+# What needs no server goes over all cores; the rest shares servers and measures times, one test after the other.
+ALONE := tests/unit tests/control tests/commands
+SPREAD := -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal
 
-unit: $(VENV)/.dev ## The quick loop: no server, under 30 s
-	$(PYTEST) tests/unit -q -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal
+test: $(VENV)/.dev ## Run every test against real servers (brought up by the tests)
+	$(PYTEST) $(ALONE) -q $(SPREAD)
+	$(PYTEST) --ignore=tests/docker $(addprefix --ignore=,$(ALONE))
+
+unit: $(VENV)/.dev ## The quick loop: neither a server nor a database, under 30 s
+	$(PYTEST) tests/unit -q $(SPREAD)
 
 test-docker: $(VENV)/.dev ## The testcontainers fixtures and docker compose (needs a Docker engine)
 	$(PYTEST) tests/docker -v

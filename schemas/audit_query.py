@@ -164,10 +164,7 @@ def parse_audit_request(params: Sequence[tuple[str, str]], now: datetime, *, pre
     form, cursor = read.pop("format", Format.JSON), read.pop("cursor", None)
     query = AuditQuery(**_one_outcome(read))
     _check_together(query, prefix)
-    if cursor is not None and "offset" in given:
-        raise AuditQueryError(given["offset"][0], "does not go with a cursor, which knows where it goes on")
-    if cursor is not None and form is not Format.JSON:
-        raise AuditQueryError(given["format"][0], "does not go with a cursor: it streams all matches")
+    _check_shape(form, cursor, {own: name for own, (name, _) in given.items()})
     question = {own: value for own, (_, value) in given.items() if own not in _NOT_THE_QUESTION}
     return AuditRequest(query, form, cursor, question)
 
@@ -207,3 +204,16 @@ def _check_together(query: AuditQuery, prefix: str) -> None:
         raise AuditQueryError(f"{prefix}offset", msg)
     if query.time_from and query.time_to and query.time_from > query.time_to:
         raise AuditQueryError(f"{prefix}timefrom", f"is later than {prefix}timeto")
+
+
+def _check_shape(form: Format, cursor: str | None, names: Mapping[str, str]) -> None:
+    """Refuse what would be passed over; `names` are the parameters' as they were typed."""
+    if cursor is not None and "offset" in names:
+        raise AuditQueryError(names["offset"], "does not go with a cursor, which knows where it goes on")
+    if form is Format.JSON:
+        return
+    if cursor is not None:
+        raise AuditQueryError(names["format"], "does not go with a cursor: it streams all matches")
+    for each in ("offset", "limit"):
+        if each in names:
+            raise AuditQueryError(names[each], "does not go with a stream of all matches")

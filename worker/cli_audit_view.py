@@ -40,6 +40,19 @@ def audit_table(records: Iterable[dict[str, Any]]) -> Table:
     return table
 
 
+def audit_line(record: Mapping[str, Any]) -> Text:
+    """Show a record as one line, for an answer that has no end."""
+    cells = _change(record) if "actor" in record else _delivery(record)
+    widths = (20, 12, 30, 24)
+    line = Text()
+    for position, cell in enumerate(cells[index] for index in (0, 1, 2, 3, 6)):
+        padded = cell.copy()
+        padded.pad_right(max(0, (*widths, 0)[position] - len(cell)))
+        line.append(padded).append("  ")
+    line.rstrip()
+    return line
+
+
 def _delivery(record: Mapping[str, Any]) -> tuple[Text, ...]:
     return (
         _plain(_when(record)),

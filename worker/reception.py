@@ -132,20 +132,27 @@ def _of_smtp(parts: _Parts) -> "tuple[APIRouter, ...]":
 
 
 def _of_events(parts: _Parts) -> "tuple[APIRouter, ...]":
-    from worker.api.audit_log import audit_router
+    from worker.api.audit_cursors import Cursors
+    from worker.api.audit_log import AuditDesk, audit_router
     from worker.api.events import events_router
     from worker.api.ops_audit_log import ops_audit_router
     from worker.api.stats import stats_router
     from worker.api.stories import stories_router
 
     gate, search = parts.gate, parts.front.search
+    desk = AuditDesk(search, cursors=Cursors(_cursor_key(parts.settings)))
     return (
         events_router(parts.front.intake, gate),
-        audit_router(search, gate),
-        ops_audit_router(search, gate),
+        audit_router(desk, gate),
+        ops_audit_router(desk, gate),
         stories_router(search, gate),
         stats_router(parts.front.stats, gate),
     )
+
+
+def _cursor_key(settings: Settings) -> bytes | None:
+    """What replicas know in common; without it a cursor is only good at the one that gave it."""
+    return settings.secret_keys[0].get_secret_value().encode() if settings.secret_keys else None
 
 
 def _public_url(settings: Settings) -> str:

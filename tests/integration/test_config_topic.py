@@ -11,8 +11,8 @@ import pytest
 
 from schemas.config_change import Changes, SnapshotBegin, SnapshotEnd
 from schemas.smtp_config import Scope
+from tests.control.store.samples import record, with_password
 from tests.unit.config_topic.samples import ACME, BOX, CONTROLLER, DEV, DKIM_KEY, OTHER_KEY, SEALED, put
-from tests.unit.store.samples import record, with_password
 from worker.delivery.ports import ConfigSource
 from worker.errors import SecretUnreadable, TopologyMismatch
 from worker.rabbit.config_publisher import ConfigPublisher, open_config_publisher

@@ -83,7 +83,7 @@ def test_the_documented_lines_work_as_they_stand(console: str, mailbox: Any) -> 
     assert {"total", "records"} <= ops_audit[1].keys()
 
 
-@pytest.mark.parametrize("line", LINES, ids=lambda line: line.split('"')[1].removeprefix("$CONSOLE"))
-def test_without_a_session_each_line_is_refused(console: str, line: str) -> None:
-    status, problem = run_line(line, console, "made-up")
-    assert (status, problem["status"]) == (401, 401)
+def test_without_a_session_each_line_is_refused(console: str) -> None:
+    for line in LINES:
+        status, problem = run_line(line, console, "made-up")
+        assert (status, problem["status"]) == (401, 401), line

@@ -48,7 +48,7 @@ def test_no_request_makes_the_api_fail_or_say_what_its_document_does_not(
         "POSTBOTE_HTTP_PORT": str(PORT),
     }
     alone = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--user", "--map-root-user"]
-    options = ["--header", f"Authorization: Bearer {token}", "--checks", ",".join(CHECKS), "--max-examples", "12"]
+    options = ["--header", f"Authorization: Bearer {token}", "--checks", ",".join(CHECKS), "--max-examples", "8"]
     options += ["--phases", "examples,coverage,fuzzing", "--seed", "20", "--generation-database", "none"]
     options += ["--continue-on-failure", "--suppress-health-check", "all", "--warnings", "off", "--no-color"]
     done = subprocess.run(

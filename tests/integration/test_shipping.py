@@ -12,9 +12,9 @@ import pytest
 
 from schemas.audit_query import AuditQuery
 from schemas.config_change import Changes, read_message
+from tests.control.shipping.shipping_samples import Desk, change_record
 from tests.integration.audit.conftest import refresh
 from tests.integration.test_rabbit import drained
-from tests.unit.shipping.shipping_samples import Desk, change_record
 from worker.audit.opensearch import OpenSearchAudit
 from worker.audit.search import OpenSearchSearch
 from worker.backends import RabbitIntake

@@ -10,13 +10,20 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
-from schemas.audit_query import PREFIX, AuditPage, AuditQueryError, parse_audit_query
+from schemas.audit_filters import Format
+from schemas.audit_query import PREFIX, AuditPage, AuditQueryError, AuditRequest, parse_audit_request
+from worker.api.audit_cursors import Cursors, expired
+from worker.api.audit_export import Exports
 from worker.api.auth import Asker, Gate
 from worker.api.described import problems
 from worker.api.ports import AuditSearch
 from worker.api.problem import Problem
+from worker.api.turns import draw
+from worker.control.audit_rows import MEDIA_TYPES
 from worker.control.audit_scope import scoped, shown_to
 from worker.control.principals import Principal
+from worker.control.throttle import PER_CLIENT, Throttle
+from worker.errors import CursorExpired
 
 FILTERS = {
     "timefrom": "Earliest time: now, now-1h, now-7d/d, ISO 8601 with a zone, or epoch seconds or milliseconds",
@@ -25,34 +32,83 @@ FILTERS = {
     "limit": "Records of one page, 1 to 1,000; 10 unless given",
     "category": "SYSTEMAUDIT",
     "type": "Record type, such as email.delivery or smtp_config.changed",
-    "outcome": "accepted, refused, deferred, …",
+    "outcome": "accepted, refused, deferred, …; several with commas between them",
     "partner": "Partner's name",
     "org": "Organization's name",
     "recipient": "Mail address, in any case",
+    "domain": "Mail domain of the recipient, in any case, without its subdomains",
     "eventid": "The event's CloudEvents id",
     "source": "The event's CloudEvents source",
     "config": "Name of the SMTP record that was used",
+    "code": "SMTP reply code, such as 550, or a class of them: 5xx, 55x",
+    "enhanced": "Enhanced status code, such as 5.1.1, or how it begins: 5.1",
+    "duplicate": "true or false: whether the mail may be a second one",
+    "text": "Words that all stand in the server's reply or in the reason; no wildcards, no operators",
+    "sort": "-time (newest first, unless given) or time; with or without the prefix",
+    "cursor": "Go on: `next` of the answer before, with the same filters; with or without the prefix",
+    "format": "json, or csv or ndjson: a stream of all matches; with or without the prefix",
 }
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
-    **problems(400, 401, 403, 503),
-    200: {"description": "One page: total, offset, limit, took_ms, records"},
+    **problems(400, 401, 403, 410, 429, 503),
+    200: {
+        "description": "One page: total, offset, limit, took_ms, records, and where there are more, next",
+        "content": {"application/json": {}, **{kind.partition(";")[0]: {} for kind in MEDIA_TYPES.values()}},
+    },
 }
 ANSWERS[400]["description"] = "A filter is unknown, repeated or wrong: it is named"
 
 
-def audit_router(search: AuditSearch, gate: Gate) -> APIRouter:
-    """Build the endpoint over `search`; any principal may ask."""
+class AuditDesk:
+    """Answers the requests of both spellings over one audit."""
+
+    def __init__(self, search: AuditSearch, *, cursors: Cursors | None = None, exports: Exports | None = None) -> None:
+        """Take the audit; without `cursors` of a shared key, no other process knows those given here."""
+        self._search = search
+        self._cursors = cursors or Cursors()
+        self._exports = exports or Exports(search)
+        self._openings = Throttle(PER_CLIENT)
+
+    async def answer(self, request: Request, principal: Principal, prefix: str) -> Response:
+        """Answer one request; raises Problem for what is asked, AuditUnavailable where nothing is known."""
+        try:
+            # Read from the pairs themselves: an unknown or repeated filter must be an error, not a wider answer.
+            asked = parse_audit_request(request.query_params.multi_items(), datetime.now(UTC), prefix=prefix)
+        except AuditQueryError as error:
+            raise Problem(400, "Invalid filter", str(error), [(error.path, error.message)]) from None
+        if asked.format is not Format.JSON:
+            return await self._exports.begin(scoped(asked.query, principal), asked.format, principal)
+        page = await self._page(asked, principal)
+        shown = _shown(page, principal)
+        if page.next is not None:
+            shown["next"] = self._cursors.seal(page.next, asked, principal)
+        return Response(orjson.dumps(shown), media_type="application/json")
+
+    async def _page(self, asked: AuditRequest, principal: Principal) -> AuditPage:
+        wanted = asked.query if asked.cursor is None else self._cursors.opened(asked, principal)
+        if wanted.after is not None and wanted.after.snapshot is None:
+            draw(self._openings, str(principal.scope))  # the store keeps something for each cursor that is begun
+        query = scoped(wanted, principal)
+        if query is None:
+            return AuditPage(0, [], wanted.offset, wanted.limit, 0)
+        try:
+            return await self._search.search(query)
+        except CursorExpired:
+            raise expired() from None
+
+
+def audit_router(desk: AuditDesk, gate: Gate) -> APIRouter:
+    """Build the endpoint over `desk`; any principal may ask."""
     router = APIRouter(tags=["audit"])
 
     @router.get(
         "/event/v1/auditlog",
-        summary="Search the audit, newest first",
+        summary="Search the audit",
         openapi_extra={"parameters": parameters(PREFIX)},
         responses=ANSWERS,
     )
     async def auditlog(request: Request, asker: Annotated[Asker, Depends(gate.reader)]) -> Response:
-        return await answer(search, request, asker.principal, PREFIX)
+        return await desk.answer(request, asker.principal, PREFIX)
 
     return router
 
@@ -63,18 +119,6 @@ def parameters(prefix: str) -> list[dict[str, Any]]:
         {"name": f"{prefix}{name}", "in": "query", "required": False, "description": text, "schema": {"type": "string"}}
         for name, text in FILTERS.items()
     ]
-
-
-async def answer(search: AuditSearch, request: Request, principal: Principal, prefix: str) -> Response:
-    """Answer one request; raises Problem 400 for a filter, AuditUnavailable where nothing is known."""
-    try:
-        # Read from the pairs themselves: an unknown or repeated filter must be an error, not a wider answer.
-        asked = parse_audit_query(request.query_params.multi_items(), datetime.now(UTC), prefix=prefix)
-    except AuditQueryError as error:
-        raise Problem(400, "Invalid filter", str(error), [(error.path, error.message)]) from None
-    query = scoped(asked, principal)
-    page = await search.search(query) if query else AuditPage(0, [], asked.offset, asked.limit, 0)
-    return Response(orjson.dumps(_shown(page, principal)), media_type="application/json")
 
 
 def _shown(page: AuditPage, principal: Principal) -> dict[str, Any]:

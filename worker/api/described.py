@@ -35,6 +35,7 @@ _MEANINGS = {
     403: "A viewer, or a page of another site",
     404: "Not there, or out of the asker's reach: no difference is made",
     409: "The name is taken, or something that it needs is missing: the answer names it",
+    410: "The cursor has expired: begin again without one",
     412: "It was changed since it was read",
     413: "The body is too large",
     422: "A field breaks a rule: each is named",

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from schemas.audit_query import AuditPage, AuditQuery
+from schemas.audit_query import AuditPage, AuditQuery, Continuation
 from worker.delivery.ports import Lane
 
 
@@ -10,7 +10,11 @@ class AuditSearch(Protocol):
     """Answers questions to the audit."""
 
     async def search(self, query: AuditQuery) -> AuditPage:
-        """Return one page, newest first; raises AuditUnavailable."""
+        """Return one page; raises AuditUnavailable, and CursorExpired where `query.after` is too old."""
+        ...
+
+    async def release(self, after: Continuation) -> None:
+        """Nobody will go on from `after`: what is kept for it may go; raises AuditUnavailable."""
         ...
 
 

@@ -32,15 +32,20 @@ class Turns:
         """Hold a turn while the block runs."""
         if self._under_way[key] >= self._of_one or self._under_way.total() >= self._at_once:
             raise _later(_RETRY_AFTER_S)
-        wait = self._throttle.draw(key)
-        if wait:
-            raise _later(wait)
+        draw(self._throttle, key)
         self._under_way[key] += 1
         try:
             yield
         finally:
             self._under_way[key] -= 1
             self._under_way += Counter()  # forgets who has none
+
+
+def draw(throttle: Throttle, key: str) -> None:
+    """Try once of what `throttle` counts; Problem 429 with Retry-After where that was one too many."""
+    wait = throttle.draw(key)
+    if wait:
+        raise _later(wait)
 
 
 def _later(seconds: float) -> Problem:

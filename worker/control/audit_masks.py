@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.audit import Outcome
+from schemas.audit_filters import Unseen
 from worker.delivery.outcome_rules import FAULT_RULES, REPLY_RULES, Blame, FaultRule, ReplyRule
 from worker.delivery.ports import Phase
 
@@ -35,6 +36,8 @@ _UNREACHABLE = "unreachable"
 _OUT_OF_REACH = {"egress-denied", "host-not-found", "dns-unavailable", _UNREACHABLE}
 _TIMED_OUT = "timed-out"
 _BEFORE_CONNECTED = {Phase.RESOLVE.value, Phase.CONNECT.value}
+UNSEEN = Unseen(tuple(sorted(_BEFORE_CONNECTED)), tuple(sorted(_OUT_OF_REACH)))
+"""Where a tenant's words are not looked for, since `without_the_way` shows it something else there."""
 _TELLING_TIMES = {"connect_ms", "transaction_ms", "total_ms"}
 
 

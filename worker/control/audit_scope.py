@@ -11,7 +11,7 @@ from typing import Any
 
 from schemas.audit_query import AuditQuery
 from schemas.smtp_config import Scope
-from worker.control.audit_masks import of_another, without_the_way
+from worker.control.audit_masks import UNSEEN, of_another, without_the_way
 from worker.control.principals import Principal
 
 
@@ -33,7 +33,7 @@ def _of_what_is_shown(query: AuditQuery, own: Scope) -> AuditQuery:
     """Of a wider scope's record a tenant sees neither name nor words, and is not to find them out by asking."""
     if query.config is None and query.text is None:
         return query
-    return replace(query, config_within=str(own))
+    return replace(query, config_within=str(own), unseen=None if query.text is None else UNSEEN)
 
 
 def shown_to(record: Mapping[str, Any], principal: Principal) -> dict[str, Any]:

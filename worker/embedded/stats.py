@@ -15,10 +15,9 @@ from typing import Any
 
 from schemas.audit_stats import OF_CONFIG, PERCENTS, By, Counted, Group, Latency, Percentiles, StatsQuery
 from schemas.smtp_config import Scope
-from worker.embedded.audit import _where
+from worker.embedded.audit_search import TIMEOUT_S, Conditions, conditions_of, prepare
 from worker.errors import AuditUnavailable
 
-_TIMEOUT_S = 10.0
 _LOOK_EVERY = 10_000  # of SQLite's steps: some tenths of a millisecond
 _KEYS = {
     By.OUTCOME: "outcome",
@@ -32,19 +31,18 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """The records of one question; `key` is what they are grouped by, and `values` what it and `where` bind."""
+    """The records of one question; `key` is what they are grouped by, in SQL that binds `key_values`."""
 
     connection: sqlite3.Connection
-    where: str
-    values: tuple[Any, ...]
+    where: Conditions
     key: str
     key_values: tuple[Any, ...]
 
     def rows(self, sql: str, *after: Any, keyed: bool = True) -> list[tuple[Any, ...]]:
         """Run `sql` over the records, named ``found``; composed of this module's constants, every value bound."""
         key, bound = (self.key, self.key_values) if keyed else ("NULL", ())
-        found = f"WITH found AS (SELECT at_ms, outcome, document, {key} AS name FROM record WHERE {self.where}) "  # noqa: S608
-        return self.connection.execute(found + sql, (*bound, *self.values, *after)).fetchall()
+        found = f"WITH found AS (SELECT at_ms, outcome, document, {key} AS name FROM record WHERE {self.where.sql}) "  # noqa: S608
+        return self.connection.execute(found + sql, (*bound, *self.where.values, *after)).fetchall()
 
 
 class SqliteStats:
@@ -68,10 +66,10 @@ class SqliteStats:
     def _count(self, query: StatsQuery) -> Counted:
         began = time.perf_counter()
         with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            connection.set_progress_handler(lambda: time.perf_counter() - began > _TIMEOUT_S, _LOOK_EVERY)
+            prepare(connection)
+            connection.set_progress_handler(lambda: time.perf_counter() - began > TIMEOUT_S, _LOOK_EVERY)
             connection.execute("BEGIN")  # every answer from one state of the file
-            where, values = _where(query.records)
-            selection = _Selection(connection, where, values, *_key(query))
+            selection = _Selection(connection, conditions_of(query.records), *_key(query))
             return _counted(selection, query, began)
 
 

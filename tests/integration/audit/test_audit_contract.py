@@ -8,8 +8,8 @@ import pytest
 from schemas.audit import ConfigUsed, Outcome, Reply
 from schemas.audit_change import Action, ChangeType
 from schemas.audit_query import AuditQuery
+from tests.control.shipping.shipping_samples import change_record
 from tests.unit.audit.audit_samples import NOON, audit_record, ids_of
-from tests.unit.shipping.shipping_samples import change_record
 from worker.audit import index_template
 from worker.audit.link import Call
 from worker.audit.opensearch import OpenSearchAudit

@@ -11,10 +11,10 @@ import pytest
 from schemas.audit import Outcome, Reply, Timings
 from schemas.audit_stats import By, Latency, StatsQuery, parse_stats_query, stats_document
 from schemas.smtp_config import Scope
+from tests.control.shipping.shipping_samples import change_record
 from tests.support.gates import as_, gate
 from tests.unit.audit.audit_samples import NOON, audit_record
 from tests.unit.audit_stats.stats_samples import by_start, counted, key_of, many_records
-from tests.unit.shipping.shipping_samples import change_record
 from worker.api.server import make_application
 from worker.api.stats import stats_router
 from worker.audit.stats import OpenSearchStats
@@ -185,7 +185,7 @@ async def test_an_audit_file_that_is_not_there_or_too_slow_is_said_so(tmp_path, 
     with pytest.raises(AuditUnavailable, match="unable to open"):
         await SqliteStats(tmp_path / "nowhere" / "audit.db").count(query)
     await stats_sqlite.write(*RECORDS)
-    monkeypatch.setattr("worker.embedded.stats._TIMEOUT_S", 0.0)
+    monkeypatch.setattr("worker.embedded.stats.TIMEOUT_S", 0.0)
     with pytest.raises(AuditUnavailable, match="interrupted"):
         await stats_sqlite.stats.count(query)
 

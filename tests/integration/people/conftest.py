@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.unit.store_people.people_samples import Clock
+from tests.control.store_people.people_samples import Clock
 from worker.store.database import Store
 from worker.store.people import PeopleStore
 

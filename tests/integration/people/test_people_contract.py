@@ -1,4 +1,4 @@
-"""What tests/unit/store_people demands of people on a SQLite file, demanded of them on a real PostgreSQL.
+"""What tests/control/store_people demands of people on a SQLite file, demanded of them on a real PostgreSQL.
 
 The very functions are collected here again and find this folder's `people`. One that looks into the
 database's file is about SQLite, says so by taking `tmp_path`, and stays where it is.
@@ -8,15 +8,15 @@ import inspect
 from collections.abc import Callable
 from types import ModuleType
 
-from tests.unit.store_people import (
+from tests.control.store_people import (
     test_people_links,
     test_people_organizations,
     test_people_sessions,
     test_people_tokens,
     test_people_users,
 )
-from tests.unit.store_people.test_people_organizations import acme
-from tests.unit.store_people.test_people_sessions import amara
+from tests.control.store_people.test_people_organizations import acme
+from tests.control.store_people.test_people_sessions import amara
 
 __all__ = ["acme", "amara"]
 

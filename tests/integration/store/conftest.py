@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.store.samples import KEY
+from tests.control.store.samples import KEY
 from worker.store.configs import ConfigStore
 from worker.store.secrets import SecretBox
 

@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from schemas.audit_change import Action
 from schemas.config_change import Delete, Feature
-from tests.unit.store.samples import ACME, ADA, CONTROLLER, DEV, KEY, OPS, PASSWORD, draft, record, with_password
-from tests.unit.store.test_configs import FULL
-from tests.unit.store.test_database import UPGRADE_WHEN_TOLD
+from tests.control.store.samples import ACME, ADA, CONTROLLER, DEV, KEY, OPS, PASSWORD, draft, record, with_password
+from tests.control.store.test_configs import FULL
+from tests.control.store.test_database import UPGRADE_WHEN_TOLD
 from worker.control.records import KeepPassword, SecretName, UseSecret
 from worker.errors import StoreUnavailable
 from worker.store import schema
@@ -23,7 +23,7 @@ from worker.store.secrets import SecretBox
 
 WRITE_WHEN_TOLD = """
 import asyncio, sys
-from tests.unit.store.samples import ACME, KEY, record
+from tests.control.store.samples import ACME, KEY, record
 from worker.store.configs import ConfigStore
 from worker.store.secrets import SecretBox
 

@@ -1,4 +1,4 @@
-"""What tests/unit/store demands of the store on a SQLite file, demanded of it on a real PostgreSQL.
+"""What tests/control/store demands of the store on a SQLite file, demanded of it on a real PostgreSQL.
 
 The very functions are collected here again and find this module's `url`. One that looks into the
 database's file is about SQLite, says so by taking `tmp_path`, and stays where it is.
@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.unit.store import (
+from tests.control.store import (
     test_configs,
     test_database,
     test_named_secrets,

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
-from tests.unit.store.samples import ACME, KEY, record, with_password
+from tests.control.store.samples import ACME, KEY, record, with_password
 from worker.errors import StoreUnavailable
 from worker.store import configs
 from worker.store.cached import CachedConfigSource

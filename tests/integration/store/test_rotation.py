@@ -6,7 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from tests.unit.store.samples import ACME, CONTROLLER, DEV, KEY, OPS, OTHER, PASSWORD, record, with_password
+from tests.control.store.samples import ACME, CONTROLLER, DEV, KEY, OPS, OTHER, PASSWORD, record, with_password
 from worker.cli_secrets import secrets_app
 from worker.errors import SecretKeyMissing, SecretUnreadable
 from worker.store.configs import ConfigStore

@@ -7,9 +7,9 @@ import urllib.request
 import pytest
 from typer.testing import CliRunner
 
+from tests.control.store.samples import KEY, PASSWORD
 from tests.integration.store.test_both_databases import bring_to
 from tests.support.process import run_postbote
-from tests.unit.store.samples import KEY, PASSWORD
 from worker.cli_config import config_app
 from worker.cli_secrets import secrets_app
 from worker.store import schema

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.control.store.samples import ACME
 from tests.integration.conftest import Site
 from tests.support.events import make_event
 from tests.support.process import run_postbote
-from tests.unit.store.samples import ACME
 from worker.rabbit.config_topic import open_config_topic
 from worker.store.secrets import SecretBox, new_key
 

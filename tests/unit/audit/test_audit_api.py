@@ -6,7 +6,7 @@ import pytest
 from schemas.audit import Outcome
 from schemas.audit_query import AuditPage, parse_audit_query
 from tests.support.gates import as_, gate
-from worker.api.audit_log import FILTERS, audit_router
+from worker.api.audit_log import FILTERS, AuditDesk, audit_router
 from worker.api.ops_audit_log import ops_audit_router
 from worker.api.problem import problem
 from worker.api.server import make_application
@@ -32,7 +32,8 @@ def search():
 
 @pytest.fixture
 async def client(search):
-    application = make_application([audit_router(search, gate()), ops_audit_router(search, gate())])
+    desk = AuditDesk(search)
+    application = make_application([audit_router(desk, gate()), ops_audit_router(desk, gate())])
     transport = httpx.ASGITransport(application)
     headers = as_("viewer@controller")
     async with httpx.AsyncClient(transport=transport, base_url="http://postbote", headers=headers) as opened:

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from schemas.audit import Outcome
 from schemas.audit_change import ChangedBy
 from schemas.audit_query import AuditPage
+from tests.control.shipping.shipping_samples import change_record
 from tests.unit.audit.audit_samples import audit_record
-from tests.unit.shipping.shipping_samples import change_record
 from worker import app, settings
 from worker.cli_audit import audit_app
 from worker.cli_audit_view import COLOURS, audit_table

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.audit import Outcome
-from schemas.audit_query import AuditQuery, AuditQueryError, epoch_ms, parse_audit_query
+from schemas.audit_filters import CodeRange, Enhanced, Format, Sort
+from schemas.audit_query import AuditQuery, AuditQueryError, epoch_ms, parse_audit_query, parse_audit_request
 
 NOW = datetime(2025, 11, 21, 14, 35, 50, 123_456, tzinfo=UTC)  # a Friday
 
@@ -118,6 +119,32 @@ def test_the_documented_spelling_is_read():
     )
 
 
+def test_the_other_filters_are_read_and_what_chooses_no_records_needs_no_prefix():
+    pairs = [
+        ("filter.outcome", "refused,accepted,refused"),
+        ("filter.domain", "@Example.ORG"),
+        ("filter.code", "5XX"),
+        ("filter.enhanced", "5.1"),
+        ("filter.duplicate", "false"),
+        ("filter.text", "user unknown"),
+        ("sort", "time"),
+        ("filter.cursor", "abc"),
+        ("format", "json"),
+    ]
+    read = parse_audit_request(pairs, NOW)
+    assert read.query == AuditQuery(
+        outcomes=(Outcome.ACCEPTED, Outcome.REFUSED),
+        domain="example.org",
+        code=CodeRange(500, 599),
+        enhanced=Enhanced("5.1"),
+        possible_duplicate=False,
+        text="user unknown",
+        sort=Sort.OLDEST,
+    )
+    assert (read.cursor, read.format) == ("abc", Format.JSON)
+    assert set(read.question) == {"outcome", "domain", "code", "enhanced", "duplicate", "text", "sort"}
+
+
 def test_no_filter_admits_all_ten_at_a_time():
     assert parse_audit_query([], NOW) == AuditQuery(limit=10)
 
@@ -147,6 +174,27 @@ def test_no_filter_admits_all_ten_at_a_time():
         ([("filter.recipient", "a" * 513)], "filter.recipient", "longer than 512"),
         ([("filter.timefrom", "now"), ("filter.timeto", "now-1h")], "filter.timefrom", "later than filter.timeto"),
         ([("filter.timefrom", "2025-11-20T10:00:00")], "filter.timefrom", "has no zone"),
+        ([("filter.outcome", "accepted,sent")], "filter.outcome", "known: accepted, refused"),
+        ([("filter.outcome", "accepted,")], "filter.outcome", "known: accepted"),
+        ([("filter.domain", "ann@x.test")], "filter.domain", "behind the @"),
+        ([("filter.domain", "@")], "filter.domain", "behind the @"),
+        ([("filter.code", "6xx")], "filter.code", "such as 550"),
+        ([("filter.code", "5x0")], "filter.code", "such as 550"),
+        ([("filter.code", "5500")], "filter.code", "such as 550"),
+        ([("filter.enhanced", "3.1.1")], "filter.enhanced", "such as 5.1.1"),
+        ([("filter.enhanced", "5.")], "filter.enhanced", "such as 5.1.1"),
+        ([("filter.enhanced", "5.1.1.1")], "filter.enhanced", "such as 5.1.1"),
+        ([("filter.duplicate", "yes")], "filter.duplicate", "true or false"),
+        ([("filter.text", "*?")], "filter.text", "no wildcards"),
+        ([("filter.text", "a " * 17)], "filter.text", "more than 16 words"),
+        ([("filter.sort", "time,id")], "filter.sort", "expected one of: -time, time"),
+        ([("sort", "time"), ("filter.sort", "time")], "filter.sort", "more than once"),
+        ([("format", "xml")], "format", "expected one of: json, csv, ndjson"),
+        ([("cursor", "")], "cursor", "is no cursor"),
+        ([("cursor", "x"), ("filter.offset", "0")], "filter.offset", "does not go with a cursor"),
+        ([("cursor", "x"), ("format", "csv")], "format", "does not go with a cursor"),
+        ([("format", "csv"), ("filter.limit", "5")], "filter.limit", "does not go with a stream"),
+        ([("format", "ndjson"), ("filter.offset", "5")], "filter.offset", "does not go with a stream"),
     ],
 )
 def test_a_wrong_question_names_its_parameter(pairs, path, words):

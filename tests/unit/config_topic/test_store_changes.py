@@ -6,9 +6,9 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine
 
+from tests.control.store.samples import record, with_password
 from tests.support.databases import upgraded
 from tests.unit.config_topic.samples import ACME, BOX, CONTROLLER, DEV, PASSWORD, changes, delete, feature
-from tests.unit.store.samples import record, with_password
 from worker.delivery.known_configs import KnownConfigs
 from worker.errors import StoreUnavailable
 from worker.store import schema
