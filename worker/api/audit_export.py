@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, aclosing
 from typing import Any, cast
 
+import structlog
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -20,6 +21,9 @@ from worker.control.audit_rows import MEDIA_TYPES, cut_of, head_of, lines_of
 from worker.control.audit_scope import shown_to
 from worker.control.audit_walk import MOST, Walk
 from worker.control.principals import Principal
+from worker.errors import AuditUnavailable, CursorExpired
+
+log = structlog.get_logger(__name__)
 
 LONGEST_S = 3600.0
 """So long a stream may take; a client that does not read holds a place no longer."""
@@ -62,9 +66,13 @@ class Stream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it all."""
-        with self._place:
-            async with aclosing(self._pages), asyncio.timeout(LONGEST_S):
-                await super().__call__(scope, receive, send)
+        try:
+            with self._place:
+                async with aclosing(self._pages), asyncio.timeout(LONGEST_S):
+                    await super().__call__(scope, receive, send)
+        except (AuditUnavailable, CursorExpired, TimeoutError) as error:
+            # The answer is begun and stays without its end: the server breaks the connection.
+            log.warning("an export broke off", reason=str(error) or f"it took longer than {LONGEST_S:.0f} s")
 
 
 async def _body(

@@ -7,7 +7,7 @@ import json
 import resource
 import socket
 import tracemalloc
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -26,7 +26,7 @@ from worker.api.server import make_application, serving
 from worker.audit.link import Call
 from worker.control.audit_rows import COLUMNS
 from worker.control.audit_walk import Walk
-from worker.errors import CursorExpired
+from worker.errors import AuditUnavailable, CursorExpired
 
 MANY = 5_000
 EXPORTED = 50_000
@@ -283,10 +283,13 @@ async def test_pages_by_cursor_have_no_gap_and_no_repeat_while_records_arrive(au
 async def test_a_cursor_keeps_the_hour_that_the_first_page_meant(audit, desk):
     await audit.write(*(audit_record(n, seconds=n) for n in range(30)))
     audit.make_visible()
-    first = (await desk.get(timefrom=NOON.isoformat(), timeto="now", limit=10)).json()
+    asked = {"timefrom": NOON.isoformat(), "timeto": "now", "sort": "time"}
+    first = (await desk.get(**asked, limit=10)).json()
     assert first["total"] == 30
-    further = (await desk.get(timefrom=NOON.isoformat(), timeto="now", limit=25, cursor=first["next"])).json()
-    assert [r["event_id"] for r in first["records"] + further["records"]] == [f"event-{n}" for n in reversed(range(30))]
+    await audit.write(audit_record(timestamp=datetime.now(UTC), event_id="after the first page's now"))
+    audit.make_visible()
+    further = (await desk.get(**asked, limit=25, cursor=first["next"])).json()
+    assert [r["event_id"] for r in first["records"] + further["records"]] == [f"event-{n}" for n in range(30)]
     assert "next" not in further
 
 
@@ -539,6 +542,27 @@ async def test_a_client_that_goes_away_ends_the_export(audit):
             async with asyncio.timeout(20):
                 await counting.released.wait()
     assert counting.pages < 3 * 20
+    await desk.client.aclose()
+
+
+class BreaksOff(Counting):
+    """An audit that is away from its third page on."""
+
+    async def search(self, query):
+        if self.pages == 2:
+            raise AuditUnavailable("gone")
+        return await super().search(query)
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+async def test_an_export_that_breaks_off_is_an_error_to_its_reader(over_sqlite, form):
+    await loaded(over_sqlite, 5000)
+    desk = Desk(over_sqlite, exports=Exports(BreaksOff(over_sqlite.searcher)))
+    async with serving(desk.application, "127.0.0.1", 0) as port, httpx.AsyncClient(trust_env=False) as client:
+        url = f"http://127.0.0.1:{port}{OPS}?format={form}"
+        with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
+            await client.get(url, headers=as_("viewer@controller"))
+        assert (await client.get(url, headers=as_("viewer@controller"))).status_code == 503  # from its first page on
     await desk.client.aclose()
 
 
