@@ -61,8 +61,9 @@ def refuse_if_from_environment(scope: Scope, environment: SmtpConfig | None) -> 
 def named_in_path(name: str) -> str:
     """The name as the store may be asked for it; raises Problem 404 for what cannot be a name."""
     try:
-        if len(name) <= _MAX_NAME_CHARS:
-            return one_line(name)
+        found = one_line(name) if len(name) <= _MAX_NAME_CHARS else None
     except ValueError:
-        pass
-    raise not_found()
+        found = None  # nothing was ever stored under it
+    if found is None:
+        raise not_found()
+    return found

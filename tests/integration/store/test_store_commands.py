@@ -132,8 +132,8 @@ class TestPostgreSQLAlone:
     def url(self, postgres_url):
         return postgres_url
 
-    @pytest.mark.parametrize("command", ["worker", "run"])
-    def test_a_worker_refuses_an_old_schema_with_the_command_in_its_one_line(self, env, url, command):
+    @pytest.mark.parametrize("command", ["worker", "api", "run"])
+    def test_a_process_refuses_an_old_schema_with_the_command_in_its_one_line(self, env, url, command):
         old_schema(url)
         done = run_postbote(command, env=env)
         assert done.returncode == 1
