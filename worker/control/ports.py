@@ -166,10 +166,12 @@ class Directory(Protocol):
         """Change one; a disabled one's sessions end. Raises NotFound, and Refused for a scope's last active admin."""
         ...
 
-    async def set_password(self, user_id: str, password_hash: str, actor: Actor, *, but: str | None = None) -> None:
+    async def set_password(
+        self, user_id: str, password_hash: str, actor: Actor, *, but: str | None = None, proven: str | None = None
+    ) -> None:
         """Set it; an invited user becomes active. Links end, and every session but the one of the value `but`.
 
-        Raises NotFound.
+        Raises NotFound, and Refused where the stored hash is no longer `proven`, of those who proved one.
         """
         ...
 

@@ -93,16 +93,21 @@ class Users(DirectoryPart):
             await tell(connection, _deed(Action.UPDATED, after, _differing(before.user, after)), actor, now)
         return after
 
-    async def set_password(self, user_id: str, password_hash: str, actor: Actor, *, but: str | None = None) -> None:
+    async def set_password(
+        self, user_id: str, password_hash: str, actor: Actor, *, but: str | None = None, proven: str | None = None
+    ) -> None:
         """Set it; an invited user becomes active, a disabled one stays disabled.
 
-        Links end, and every session but the one of the value `but`. Raises NotFound.
+        Links end, and every session but the one of the value `but`. Raises NotFound, and Refused where the
+        stored hash is no longer `proven`, of those who had to prove the old password.
         """
         now = self._now()
         async with self.database.writing() as connection:
             found = await locked_user(connection, user_id)
             if found is None:
                 raise NotFound("user", "there is no user of that id")
+            if proven is not None and found.password_hash != proven:
+                raise Refused("current", "was changed in the meantime: try again with the password as it is now")
             after = found.user
             if after.state is UserState.INVITED:
                 after = replace(after, state=UserState.ACTIVE)

@@ -176,6 +176,14 @@ async def test_a_password_does_not_let_a_disabled_user_in_again(people):
     assert (await people.user(ACME, made.id)).state is UserState.DISABLED
 
 
+async def test_who_proved_a_password_that_was_changed_since_sets_no_other(people):
+    made = await add(people)
+    await people.set_password(made.id, OTHER_HASH, TESTS, proven=HASH)
+    with pytest.raises(Refused, match="current"):
+        await people.set_password(made.id, "late", TESTS, proven=HASH)
+    assert (await people.credentials(EMAIL)).password_hash == OTHER_HASH
+
+
 async def test_a_password_of_nobody_is_not_found(people):
     with pytest.raises(NotFound):
         await people.set_password("nobody", HASH, TESTS)
