@@ -43,7 +43,8 @@ _TELLING_TIMES = {"connect_ms", "transaction_ms", "total_ms"}
 
 def without_the_way(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record as a tenant may see it: one word, phase and time for every server that was not reached."""
-    shown, reason = dict(record), _text(record, "reason")
+    shown = {name: value for name, value in record.items() if name != "worker_id"}  # it names a host of the operator's
+    reason = _text(record, "reason")
     if _rule_of(reason) == _SECRET:
         shown["reason"] = _SECRET_UNREADABLE
     elif _out_of_reach(record):
