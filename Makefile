@@ -19,7 +19,7 @@ SPREAD := -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal
 
 test: $(VENV)/.dev ## Run every test against real servers (brought up by the tests)
 	$(PYTEST) $(ALONE) -q $(SPREAD)
-	$(PYTEST) --ignore=tests/docker $(addprefix --ignore=,$(ALONE))
+	$(PYTEST) --durations=20 --ignore=tests/docker $(addprefix --ignore=,$(ALONE))
 
 unit: $(VENV)/.dev ## The quick loop: neither a server nor a database, under 30 s
 	$(PYTEST) tests/unit -q $(SPREAD)
