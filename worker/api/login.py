@@ -148,9 +148,7 @@ def _add_own(
             raise invalid("current", "is not the password")
         throttle.came_in(asker.principal.name, asker.origin)
         hashed = await passwords.hash(body.new.get_secret_value(), email=found.user.email, path="new")
-        await directory.set_password(
-            found.user.id, hashed, asker.actor, but=asker.session, proven=found.password_hash
-        )
+        await directory.set_password(found.user.id, hashed, asker.actor, but=asker.session, proven=found.password_hash)
 
 
 @dataclass(frozen=True, slots=True)
