@@ -21,7 +21,7 @@ test: $(VENV)/.dev ## Run every test against real servers (brought up by the tes
 	$(PYTEST) $(ALONE) -q $(SPREAD)
 	$(PYTEST) --durations=20 --ignore=tests/docker $(addprefix --ignore=,$(ALONE))
 
-unit: $(VENV)/.dev ## The quick loop: neither a server nor a database, under 30 s
+unit: $(VENV)/.dev ## The quick loop: no server, half a minute
 	$(PYTEST) tests/unit -q $(SPREAD)
 
 test-docker: $(VENV)/.dev ## The testcontainers fixtures and docker compose (needs a Docker engine)

@@ -95,7 +95,7 @@ class SqliteIntake:
 @contextlib.asynccontextmanager
 async def open_search(settings: Settings, *, embedded: bool = False) -> AsyncIterator[AuditSearch]:
     """Open the audit for reading: OpenSearch, or the embedded form's file."""
-    search = await _open_embedded_audit(settings) if embedded else OpenSearchSearch(**_opensearch(settings))
+    search = await _open_embedded_audit(settings) if embedded else OpenSearchSearch(**opensearch_of(settings))
     try:
         yield search
     finally:
@@ -116,7 +116,7 @@ async def open_stats(settings: Settings, *, embedded: bool = False) -> AsyncIter
         return
     from worker.audit.stats import OpenSearchStats
 
-    stats = OpenSearchStats(**_opensearch(settings))
+    stats = OpenSearchStats(**opensearch_of(settings))
     try:
         yield stats
     finally:
@@ -167,7 +167,7 @@ async def real_backend(settings: Settings, *, consuming: bool, api: bool) -> Asy
         publisher.start_connecting(declare=True)
         front = work = None
         if consuming:
-            work = await stack.enter_async_context(open_workshop(settings, publisher, _opensearch(settings)))
+            work = await stack.enter_async_context(open_workshop(settings, publisher, opensearch_of(settings)))
         if api:
             front = await stack.enter_async_context(_open_front(settings, publisher, work))
         yield Backend(front, work, {"publisher": publisher.missing, **(work.checks if work else {})})
@@ -184,7 +184,7 @@ async def _open_front(settings: Settings, publisher: Publisher, work: Workshop |
     async with contextlib.AsyncExitStack() as stack:
         search = await stack.enter_async_context(open_search(settings))
         stats = await stack.enter_async_context(open_stats(settings))
-        audit = OpenSearchAudit(**_opensearch(settings))
+        audit = OpenSearchAudit(**opensearch_of(settings))
         stack.push_async_callback(audit.close, _AUDIT_GRACE_S)
         breakers, missing = _lent(work)
         if missing is None:
@@ -258,7 +258,8 @@ def _embedded_file(settings: Settings, name: str) -> Path:
     return settings.data_dir / name
 
 
-def _opensearch(settings: Settings) -> dict[str, Any]:
+def opensearch_of(settings: Settings) -> dict[str, Any]:
+    """How OpenSearch is reached, as its readers and writers take it."""
     password = settings.opensearch_password
     return {
         "url": settings.opensearch_url,

@@ -182,15 +182,9 @@ async def _open_embedded(settings: Settings, kind: OutgoingKind) -> AsyncIterato
 @contextlib.asynccontextmanager
 async def _open_opensearch(settings: Settings) -> AsyncIterator[Carrier[Any]]:
     from worker.audit.opensearch import OpenSearchAudit
+    from worker.backends import opensearch_of
 
-    password = settings.opensearch_password
-    audit = OpenSearchAudit(
-        settings.opensearch_url,
-        user=settings.opensearch_user,
-        password=password.get_secret_value() if password else None,
-        ca_file=settings.opensearch_ca_file,
-        index_prefix=settings.audit_index_prefix,
-    )
+    audit = OpenSearchAudit(**opensearch_of(settings))
     try:
         await audit.ready()  # writing would wait for an OpenSearch that is away
         yield AuditCarrier(audit)

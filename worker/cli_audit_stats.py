@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from schemas.audit_query import AuditQueryError
 from schemas.audit_stats import By, Counted, StatsQuery, parse_stats_query, stats_document
 from worker.cli_audit_story import NOT_AVAILABLE, console, fail
-from worker.cli_audit_view import COLOURS, _plain
+from worker.cli_audit_view import COLOURS, plain
 from worker.errors import PostboteError, SettingsError
 
 _DURATION = re.compile(r"\d+[smhdwMy]\Z", re.ASCII)
@@ -95,8 +95,8 @@ def _ask(query: StatsQuery, *, embedded: bool) -> Counted:
 def show(document: Mapping[str, Any], out: Console | None = None) -> None:
     """Print the counts as tables."""
     out = out or console()
-    out.print(_plain(f"{document['total']} {document['counted']}"))
-    out.print(_plain(f"from {document['timefrom']} to {document['timeto']}"))
+    out.print(plain(f"{document['total']} {document['counted']}"))
+    out.print(plain(f"from {document['timefrom']} to {document['timeto']}"))
     if not document["total"]:
         return
     out.print(_groups(document))
@@ -112,7 +112,7 @@ def _groups(document: Mapping[str, Any]) -> Table:
     told = {"other": "(others)", "foreign": "(by records of a wider scope)", "without": f"(no {document['by']})"}
     rows += [(text, document[name], "dim") for name, text in told.items() if document[name]]
     for key, count, colour in rows:
-        name = _plain(key)
+        name = plain(key)
         name.stylize(colour)
         table.add_row(name, str(count), f"{100 * count / document['total']:.1f}%")
     return table
@@ -121,10 +121,10 @@ def _groups(document: Mapping[str, Any]) -> Table:
 def _buckets(document: Mapping[str, Any]) -> Table:
     """A row for each bucket, and a column for each group."""
     series = document["groups"]
-    table = Table("from", _right("records"), *(_right(_plain(group["key"]).plain) for group in series))
+    table = Table("from", _right("records"), *(_right(plain(group["key"]).plain) for group in series))
     for number, bucket in enumerate(document["buckets"]):
         counts = [bucket["count"], *(group["series"][number] for group in series)]
-        table.add_row(_plain(bucket["start"].replace("T", " ").replace(".000Z", "Z")), *map(str, counts))
+        table.add_row(plain(bucket["start"].replace("T", " ").replace(".000Z", "Z")), *map(str, counts))
     return table
 
 

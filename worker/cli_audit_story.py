@@ -19,7 +19,7 @@ from rich.text import Text
 from schemas.audit_story import Attempt, RecipientStory, Standing, Story
 from schemas.smtp_config import CONTROLLER, Scope
 from schemas.text import one_line
-from worker.cli_audit_view import COLOURS, _plain, _reply, _tls, _via
+from worker.cli_audit_view import COLOURS, plain, reply_words, tls_words, via
 from worker.control.principals import Kind, Principal, Role
 from worker.control.stories import Wanted, read_stories
 from worker.errors import PostboteError, SettingsError
@@ -109,14 +109,14 @@ def console() -> Console:
 def show(told: Story, out: Console | None = None) -> None:
     """Print one story: the event, where it is, and each recipient's attempts."""
     out = out or console()
-    out.print(_plain(f"event {told.id} of {told.source}, {told.scope}"))
+    out.print(plain(f"event {told.id} of {told.source}, {told.scope}"))
     facts = (told.type, told.category, None if told.time is None else f"time {_clock(told.time)}")
-    out.print(_plain("  " + ", ".join(fact for fact in facts if fact)))
-    where = _plain(f"  {told.where.says}")
+    out.print(plain("  " + ", ".join(fact for fact in facts if fact)))
+    where = plain(f"  {told.where.says}")
     where.stylize(_STANDING_COLOURS[told.where.state])
     out.print(where)
     if not told.complete:
-        out.print(_plain(f"  the newest {told.records} records; there are more"))
+        out.print(plain(f"  the newest {told.records} records; there are more"))
     for recipient in told.recipients:
         out.print(_heading(recipient))
         out.print(_table(recipient.attempts, told.time))
@@ -124,7 +124,7 @@ def show(told: Story, out: Console | None = None) -> None:
 
 def _heading(recipient: RecipientStory) -> Text:
     took = "" if recipient.took_ms is None else f", {_span(timedelta(milliseconds=recipient.took_ms))} after the event"
-    heading = _plain(f"{recipient.recipient or '(the event could not be read)'}: {recipient.where.says}{took}")
+    heading = plain(f"{recipient.recipient or '(the event could not be read)'}: {recipient.where.says}{took}")
     heading.stylize(_STANDING_COLOURS[recipient.where.state])
     return heading
 
@@ -135,17 +135,17 @@ def _table(attempts: Iterable[Attempt], event_time: datetime | None) -> Table:
         column.overflow = "fold"
     for each in attempts:
         said = each.model_dump(mode="json")
-        outcome = _plain(f"{each.outcome} (maybe twice)" if each.possible_duplicate else each.outcome)
+        outcome = plain(f"{each.outcome} (maybe twice)" if each.possible_duplicate else each.outcome)
         outcome.stylize({str(known): colour for known, colour in COLOURS.items()}.get(each.outcome, ""))
         table.add_row(
-            _plain("-" if each.at is None else _clock(each.at)),
-            _plain("-" if each.at is None or event_time is None else _span(each.at - event_time)),
-            _plain("-" if each.attempt is None else str(each.attempt)),
+            plain("-" if each.at is None else _clock(each.at)),
+            plain("-" if each.at is None or event_time is None else _span(each.at - event_time)),
+            plain("-" if each.attempt is None else str(each.attempt)),
             outcome,
-            _plain(_via(said["config"]) if said["config"] and "name" in said["config"] else _used(said["config"])),
-            _plain(_tls(said["tls"])),
-            _plain(_reply(said)),
-            _plain("-" if each.next_attempt_at is None else _clock(each.next_attempt_at)),
+            plain(via(said["config"]) if said["config"] and "name" in said["config"] else _used(said["config"])),
+            plain(tls_words(said["tls"])),
+            plain(reply_words(said)),
+            plain("-" if each.next_attempt_at is None else _clock(each.next_attempt_at)),
         )
     return table
 

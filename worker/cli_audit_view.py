@@ -55,13 +55,13 @@ def audit_line(record: Mapping[str, Any]) -> Text:
 
 def _delivery(record: Mapping[str, Any]) -> tuple[Text, ...]:
     return (
-        _plain(_when(record)),
+        plain(_when(record)),
         _outcome(record),
-        _plain(record.get("recipient") or "-"),
-        _plain(_via(record.get("config"))),
-        _plain(_tls(record.get("tls"))),
-        _plain(str(record.get("attempt", ""))),
-        _plain(_reply(record)),
+        plain(record.get("recipient") or "-"),
+        plain(via(record.get("config"))),
+        plain(tls_words(record.get("tls"))),
+        plain(str(record.get("attempt", ""))),
+        plain(reply_words(record)),
     )
 
 
@@ -69,7 +69,7 @@ def _change(record: Mapping[str, Any]) -> tuple[Text, ...]:
     """A change in the same columns: what was done, to what, in which scope; and at the end what and by whom."""
     kind = str(record.get("type", "")).removesuffix(".changed")
     cells = (_when(record), f"{kind} {record.get('action', '')}", record.get("subject") or "-", _owner(record), "-", "")
-    return (*(_plain(str(cell)) for cell in cells), _plain(_changed(record)))
+    return (*(plain(str(cell)) for cell in cells), plain(_changed(record)))
 
 
 def _owner(record: Mapping[str, Any]) -> str:
@@ -91,7 +91,8 @@ def _changed(record: Mapping[str, Any]) -> str:
     return "; ".join(each for each in said if each)
 
 
-def _plain(text: str) -> Text:
+def plain(text: str) -> Text:
+    """The text without markup, and without what a terminal would obey."""
     return Text("".join(c if c.isprintable() else "�" for c in text.replace("\n", " ")))
 
 
@@ -105,23 +106,26 @@ def _when(record: Mapping[str, Any]) -> str:
 
 def _outcome(record: Mapping[str, Any]) -> Text:
     name = str(record.get("outcome", ""))
-    shown = _plain(f"{name} (maybe twice)" if record.get("possible_duplicate") else name)
+    shown = plain(f"{name} (maybe twice)" if record.get("possible_duplicate") else name)
     if name in COLOURS:  # an outcome of a newer version has none yet
         shown.stylize(COLOURS[Outcome(name)])
     return shown
 
 
-def _via(config: Mapping[str, Any] | None) -> str:
+def via(config: Mapping[str, Any] | None) -> str:
+    """Which SMTP record a mail went by."""
     return "-" if config is None else f"{config.get('scope')}/{config.get('name')}"
 
 
-def _tls(tls: Mapping[str, Any] | None) -> str:
+def tls_words(tls: Mapping[str, Any] | None) -> str:
+    """How the connection was protected."""
     if tls is None:
         return "none"
     return f"{tls.get('version')}{'' if tls.get('verified') else ' (unverified)'}"
 
 
-def _reply(record: Mapping[str, Any]) -> str:
+def reply_words(record: Mapping[str, Any]) -> str:
+    """The server's code and words, or the reason where it said nothing."""
     reply = record.get("reply") or {}
     text, enhanced = str(reply.get("text") or ""), str(reply.get("enhanced") or "")
     said_already = text.startswith(enhanced)  # the text is the server's own and mostly begins with the code

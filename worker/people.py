@@ -33,4 +33,4 @@ async def open_people(settings: Settings) -> AsyncIterator["PeopleStore"]:
 def mails(settings: Settings) -> Mails:
     """The control plane's mails, whose links lead to where the settings say that users reach the API."""
     host = f"[{settings.http_host}]" if ":" in settings.http_host else settings.http_host
-    return Mails(settings.public_url or f"http://{host}:{settings.http_port}")
+    return Mails((settings.public_url or f"http://{host}:{settings.http_port}").rstrip("/"))

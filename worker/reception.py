@@ -94,12 +94,11 @@ def _of_people(parts: _Parts) -> "tuple[APIRouter, ...]":
     from worker.api.partners import partners_router
     from worker.api.tokens import tokens_router
     from worker.api.users import users_router
-    from worker.control.mails import Mails
     from worker.control.passwords import Passwords
     from worker.control.throttle import PER_CLIENT, LoginThrottle, Throttle
+    from worker.people import mails as mails_of
 
-    gate, people, passwords = parts.gate, parts.people, Passwords()
-    mails = Mails(_public_url(parts.settings))
+    gate, people, passwords, mails = parts.gate, parts.people, Passwords(), mails_of(parts.settings)
     accounts = Accounts(parts.settings.account_creation_strategy, passwords, parts.source, mails)
     return (
         login_router(gate, people, passwords, LoginThrottle()),
@@ -153,13 +152,6 @@ def _of_events(parts: _Parts) -> "tuple[APIRouter, ...]":
 def _cursor_key(settings: Settings) -> bytes | None:
     """What replicas know in common; without it a cursor is only good at the one that gave it."""
     return settings.secret_keys[0].get_secret_value().encode() if settings.secret_keys else None
-
-
-def _public_url(settings: Settings) -> str:
-    if settings.public_url is not None:
-        return settings.public_url.rstrip("/")
-    host = f"[{settings.http_host}]" if ":" in settings.http_host else settings.http_host
-    return f"http://{host}:{settings.http_port}"
 
 
 def _secure(settings: Settings) -> bool:

@@ -217,21 +217,14 @@ async def open_trials(settings: Settings, *, embedded: bool = False) -> AsyncIte
 
 
 async def _open_audit(settings: Settings, stack: contextlib.AsyncExitStack, *, embedded: bool) -> AuditSink:
-    if embedded:
-        from worker.backends import open_embedded
+    from worker.backends import open_embedded, opensearch_of
 
+    if embedded:
         files = await stack.enter_async_context(open_embedded(settings))
         return files.audit
     from worker.audit.opensearch import OpenSearchAudit
 
-    password = settings.opensearch_password
-    audit = OpenSearchAudit(
-        settings.opensearch_url,
-        user=settings.opensearch_user,
-        password=None if password is None else password.get_secret_value(),
-        ca_file=settings.opensearch_ca_file,
-        index_prefix=settings.audit_index_prefix,
-    )
+    audit = OpenSearchAudit(**opensearch_of(settings))
     stack.push_async_callback(audit.close, _AUDIT_GRACE_S)
     return audit
 
