@@ -65,8 +65,8 @@ async def test_without_bdat_at_the_server_the_record_falls_back_to_data(server: 
     server.configure(smtpd_discard_ehlo_keywords="chunking")
     async with sender_for(record_for(server.port_plain, chunking=True)) as sender:
         assert await sender.send("one@postbote.test") == Ack()
-    server.configure(smtpd_discard_ehlo_keywords="")
     await asyncio.to_thread(server.wait_for, 1)
+    server.configure(smtpd_discard_ehlo_keywords="")
 
 
 async def test_a_server_that_does_not_promise_tls_all_the_way_gets_nothing(server: Postfix) -> None:

@@ -1,17 +1,19 @@
 """The journal as the event loop sees it: append, forget, what is held, and whether it can be written.
 
-All of this module runs on the loop; the disk is the thread's. One batch is being written at any
-time, and whatever arrives meanwhile is the next one: under load batches grow by themselves, and a
-single record never waits for a timer. What is forgotten rides along with the next batch, or goes
-alone after `FORGET_WITHIN_S`.
+The disk is the thread's, and so is the choice of what goes into one transaction: everything that
+has been handed over by then. Under load batches grow by themselves, and a single record never waits
+for a timer. Nor does it wait for the loop: between a server's 250 and the disk lies the time in
+which a kill makes a second mail, and a loop with hundreds of mails takes a tenth of a second for
+one turn. What is forgotten rides along with the next batch, or goes alone after `FORGET_WITHIN_S`.
 
 Every entry has a number, given upwards as it arrives and committed in that order, so an entry is
 durable exactly when its number is not above the last committed one.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from worker.journal.fault import Fault, fault_of, sentence
 from worker.journal.file import COLUMNS
 from worker.journal.left_behind import Orphan, claim_next
 from worker.journal.locks import names_in
+from worker.journal.own import OwnJournal
 from worker.journal.thread import JournalThread
 
 log = structlog.get_logger(__name__)
@@ -33,16 +36,13 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 
 
-@dataclass(slots=True)
-class _Batch:
-    """What one transaction will do: rows as flat cells, numbers to delete, and who waits for it."""
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one call wants done: rows as flat cells, numbers to delete, and who waits for it."""
 
-    cells: list[Any] = field(default_factory=list)
-    forgotten: list[int] = field(default_factory=list)
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.cells or self.forgotten)
+    cells: list[Any]
+    forgotten: list[int]
+    written: asyncio.Future[None] | None = None
 
 
 class Journal:
@@ -59,15 +59,16 @@ class Journal:
         self._numbers: dict[str, int] = {}
         self._next = 1
         self._committed = 0
-        self._batch = _Batch()
-        self._wanted = asyncio.Event()
+        self._forgotten: list[int] = []
+        # The loop appends on the right, the thread takes from the left; a deque needs no lock for that.
+        self._handed_over: deque[_Share] = deque()
+        self._thread_knows = False
         self._works = asyncio.Event()
         self._probing = asyncio.Lock()
         self._failing: str | None = None
         self._thread: JournalThread | None = None
-        self._writer: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lazily: asyncio.TimerHandle | None = None
-        self._closing = False
 
     async def open(self) -> None:
         """Start the journal.
@@ -83,19 +84,19 @@ class Journal:
                 thread.stop()
                 raise JournalUnavailable(f"journal: {self._folder}: {sentence(error)}") from error
             self._fails(error)
+        self._loop = asyncio.get_running_loop()
         self._thread = thread
-        self._writer = asyncio.create_task(self._write_batches(thread), name="journal")
 
     async def close(self) -> None:
         """Write what is pending and close; the file is deleted if all was forgotten, else it stays. May be repeated."""
-        thread, self._thread = self._thread, None
-        if thread is None or self._writer is None:
+        thread = self._thread
+        if thread is None:
             return
         if self._lazily is not None:
             self._lazily.cancel()
-        self._closing = True
-        self._wanted.set()
-        await self._writer
+        self._hand_over(thread, _Share([], self._take_forgotten()))
+        self._thread = None
+        await thread.call(lambda _: None)  # behind what was handed over, whose end the loop has heard of then
         empty = not self._numbers
         try:
             await thread.call(lambda own: own.close(empty=empty))
@@ -121,14 +122,12 @@ class Journal:
         """
         if not entries:
             return
-        if self._thread is None:
-            raise JournalUnavailable("journal: not open")
+        thread = self._opened()
+        cells: list[Any] = []
         for entry in entries:
-            number = self._number_for(entry.document_id)
-            self._batch.cells += (number, entry.document_id, entry.index_month, entry.document)
+            cells += (self._number_for(entry.document_id), entry.document_id, entry.index_month, entry.document)
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._batch.waiting.append(written)
-        self._wanted.set()
+        self._hand_over(thread, _Share(cells, self._take_forgotten(), written))
         await written
 
     def forget(self, document_ids: Iterable[str]) -> None:
@@ -136,11 +135,11 @@ class Journal:
         for each in document_ids:
             number = self._numbers.pop(each, None)
             if number is not None:
-                self._batch.forgotten.append(number)
-        if self._thread is None or not self._batch.forgotten:
+                self._forgotten.append(number)
+        if self._thread is None or not self._forgotten:
             return
-        if len(self._batch.forgotten) >= _FORGET_AT_ONCE:
-            self._wanted.set()
+        if len(self._forgotten) >= _FORGET_AT_ONCE:
+            self._forget_now()
         elif self._lazily is None:
             self._lazily = asyncio.get_running_loop().call_later(FORGET_WITHIN_S, self._forget_now)
 
@@ -186,51 +185,63 @@ class Journal:
         if known is not None and known <= self._committed:
             return known
         if known is not None:  # its commit may still fail, so it cannot be counted on
-            self._batch.forgotten.append(known)
+            self._forgotten.append(known)
         number, self._next = self._next, self._next + 1
         self._numbers[document_id] = number
         return number
 
     def _forget_now(self) -> None:
         self._lazily = None
-        self._wanted.set()
+        if self._thread is not None:
+            self._hand_over(self._thread, _Share([], self._take_forgotten()))
 
-    async def _write_batches(self, thread: JournalThread) -> None:
-        while not self._closing:
-            await self._wanted.wait()
-            await self._write_batch(thread)
-        await self._write_batch(thread)
+    def _take_forgotten(self) -> list[int]:
+        taken, self._forgotten = self._forgotten, []
+        return taken
 
-    async def _write_batch(self, thread: JournalThread) -> None:
-        self._wanted.clear()
-        batch, self._batch = self._batch, _Batch()
-        if not batch:
-            return
-        empty = not self._numbers
+    def _hand_over(self, thread: JournalThread, share: _Share) -> None:
+        self._handed_over.append(share)
+        if not self._thread_knows:
+            self._thread_knows = True
+            thread.post(self._write_what_came)
+
+    def _write_what_came(self, own: OwnJournal) -> None:
+        """Write all that was handed over, in one transaction; on the thread."""
+        self._thread_knows = False  # before it is taken: whatever comes later is announced again
+        shares = list(_drained(self._handed_over))
+        cells = [cell for share in shares for cell in share.cells]
+        forgotten = [number for share in shares for number in share.forgotten]
+        error: Exception | None = None
         try:
-            await thread.call(lambda own: own.write(batch.cells, batch.forgotten, empty=empty))
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must be told and the next batch tried
-            self._not_written(batch, error)
-        else:
-            self._written(batch)
+            if cells or forgotten:
+                own.write(cells, forgotten, empty=not self._numbers)
+        except Exception as raised:  # noqa: BLE001 - whatever it is, those who wait must be told and the next batch tried
+            error = raised
+        if shares and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._settle, shares, error)
 
-    def _written(self, batch: _Batch) -> None:
-        if batch.cells:
-            self._committed = max(self._committed, *batch.cells[::COLUMNS])
+    def _settle(self, shares: Sequence[_Share], error: Exception | None) -> None:
+        for share in shares:
+            if error is None:
+                self._written(share)
+            else:
+                self._not_written(share, error)
+
+    def _written(self, share: _Share) -> None:
+        if share.cells:
+            self._committed = max(self._committed, *share.cells[::COLUMNS])
             self._writes()
-        for written in batch.waiting:
-            if not written.done():
-                written.set_result(None)
+        if share.written is not None and not share.written.done():
+            share.written.set_result(None)
 
-    def _not_written(self, batch: _Batch, error: Exception) -> None:
-        for number, document_id in zip(batch.cells[::COLUMNS], batch.cells[1::COLUMNS], strict=True):
+    def _not_written(self, share: _Share, error: Exception) -> None:
+        for number, document_id in zip(share.cells[::COLUMNS], share.cells[1::COLUMNS], strict=True):
             if number > self._committed and self._numbers.get(document_id) == number:
                 del self._numbers[document_id]
-        self._batch.forgotten[:0] = batch.forgotten
+        self._forgotten += share.forgotten
         self._fails(error)
-        for written in batch.waiting:
-            if not written.done():
-                written.set_exception(JournalUnavailable(self._failing))
+        if share.written is not None and not share.written.done():
+            share.written.set_exception(JournalUnavailable(self._failing))
 
     async def _probe(self) -> bool:
         thread, empty = self._opened(), not self._numbers
@@ -262,3 +273,9 @@ async def _first_of(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
+
+
+def _drained(shares: "deque[_Share]") -> Iterator[_Share]:
+    """Take what is there, and what comes while it is taken."""
+    while shares:
+        yield shares.popleft()

@@ -37,6 +37,10 @@ class JournalThread:
         self._jobs.put((work, done))
         return await asyncio.wrap_future(done)
 
+    def post(self, work: Callable[[OwnJournal], None]) -> None:
+        """Have `work` run on the thread, at once where it is idle; `work` tells of its end itself, and never raises."""
+        self._jobs.put((work, Future()))
+
     def stop(self) -> None:
         """End the thread; to be called when no call is under way."""
         self._jobs.put(None)

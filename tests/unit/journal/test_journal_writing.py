@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ async def test_what_arrives_during_a_commit_is_one_transaction(journal, writes):
     await asyncio.gather(*(journal.append([entry(f"{n}")]) for n in range(300)))
     assert sum(rows for rows, _ in writes) == 300
     assert len(writes) <= 2
+
+
+async def test_what_is_appended_reaches_the_disk_though_the_loop_is_busy(journal, writes):
+    """A worker that is killed in a long turn of its loop has noted what the server said before it."""
+    append = journal.append([entry("a")])
+    append.send(None)  # as far as it comes in this turn, which does not end before the rows are committed
+    committed = threading.Event()
+    journal._thread.post(lambda _: committed.set())
+    assert committed.wait(5)
+    assert writes == [(1, 0)]
+    append.close()
 
 
 async def test_nothing_is_held_before_its_commit(journal, monkeypatch):
