@@ -114,6 +114,7 @@ class AuditRecord(BaseModel):
     event_category: str | None = None
     event_time: datetime | None = None
     recipient: str | None = None
+    recipient_hash: str | None = None
     attempt: Annotated[int, Field(ge=1)] = 1
     config: ConfigUsed | None = None
     tls: TlsUsed | None = None

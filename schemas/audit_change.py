@@ -24,6 +24,7 @@ class ChangeType(StrEnum):
     USER = "user.changed"
     TOKEN = "token.changed"  # noqa: S105
     SESSION = "session.changed"
+    AUDIT = "audit.changed"
 
 
 class Action(StrEnum):
@@ -40,6 +41,9 @@ class Action(StrEnum):
     OPENED = "opened"
     CLOSED = "closed"
     REFUSED = "refused"
+    PRUNED = "pruned"
+    FORGOTTEN = "forgotten"
+    MIGRATED = "migrated"
 
 
 class ChangedBy(BaseModel):

@@ -20,8 +20,9 @@ log = structlog.get_logger(__name__)
 
 _NOT_FOUND = 404
 
-# 2: the fields of changes to the control plane (schemas.audit_change); 3: the recipient's domain.
-VERSION = 3
+# 2: the fields of changes to the control plane (schemas.audit_change); 3: the recipient's domain; 4: the chain, and the
+# recipient's keyed hash.
+VERSION = 4
 DEAD_LETTER_MONTH = "deadletter"
 """Stands where the month stands in the name of the index that keeps what could not be indexed."""
 
@@ -95,6 +96,8 @@ _PROPERTIES: dict[str, Any] = {
     "subject": _KEYWORD,
     "version": {"type": "long"},
     "changed": _KEYWORD,
+    "recipient_hash": _KEYWORD,
+    "chain": _object(writer=_KEYWORD, seq={"type": "long"}),
     "actor": _object(kind=_KEYWORD, name=_KEYWORD, scope=_KEYWORD, origin=_KEYWORD),
     # The record that could not be indexed, whole: kept and never looked into.
     "dead_letter": {"type": "object", "enabled": False},
