@@ -7,6 +7,9 @@ from pathlib import Path
 from tests.chaos.count import Evidence, Pair
 from tests.chaos.world import World
 
+_BEFORE_S = 10.0
+_NOTES = 60
+
 
 def tell(pair: Pair, evidence: Evidence, world: World) -> str:
     """The mails, the records, the queues, the kills and the workers' own lines, as text."""
@@ -17,9 +20,9 @@ def _lines(pair: Pair, evidence: Evidence, world: World) -> Iterator[str]:
     identity, recipient = pair
     event = evidence.published[identity]
     yield f"== {identity} to {recipient}, Message-ID {event.message_id}, hold={event.hold}"
-    for mail in evidence.kept:
-        if mail.message_id == event.message_id and recipient in mail.recipients:
-            yield f"  mail    {mail.at:.3f} from {mail.ehlo} replied={mail.replied} content {mail.content_hash}"
+    mails = [mail for mail in evidence.kept if mail.message_id == event.message_id and recipient in mail.recipients]
+    for mail in mails:
+        yield f"  mail    {mail.at:.3f} from {mail.ehlo} replied={mail.replied} content {mail.content_hash}"
     for record in sorted(evidence.records, key=lambda record: str(record["@timestamp"])):
         if record["event_id"] == identity and record.get("recipient") == recipient:
             flag = " possible_duplicate" if record.get("possible_duplicate") else ""
@@ -30,7 +33,8 @@ def _lines(pair: Pair, evidence: Evidence, world: World) -> Iterator[str]:
             yield f"  queue   {queue}"
     for worker in world.workers:
         yield from (f"  {worker.name} {line}" for line in worker.lines_about(identity))
-    yield "  done to it all: " + "; ".join(world.notes[-60:])
+    began = min((mail.at for mail in mails), default=0.0) - _BEFORE_S
+    yield "  done to it all: " + "; ".join([note for note in world.notes if float(note.split()[0]) >= began][:_NOTES])
 
 
 def keep_logs(world: World, folder: Path) -> None:
