@@ -13,13 +13,20 @@ help: ## List the targets
 demo: $(VENV)/.runtime ## Run the main job on this machine alone: 30 events, three tenants, a table of the audit
 	@$(BIN)/postbote demo
 
-# What needs no server goes over all cores; the rest shares servers and measures times, one test after the other.
-ALONE := tests/unit tests/control tests/commands
+# The tests compile less with it unset: pytest then keeps what it made of their files.
+unexport PYTHONDONTWRITEBYTECODE
+
+# What needs no server goes over all cores. The rest waits more than it works: three processes, each with servers of
+# its own (1.5 GB). What measures times or loads the whole machine comes last, one test after the other.
+SERVERLESS := tests/integration/test_openapi_fuzzed.py tests/unit tests/control tests/commands
 SPREAD := -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal
+SERVERS ?= 3
+SERVED := --ignore=tests/docker $(addprefix --ignore=,$(SERVERLESS))
 
 test: $(VENV)/.dev ## Run every test against real servers (brought up by the tests)
-	$(PYTEST) $(ALONE) -q $(SPREAD)
-	$(PYTEST) --durations=20 --ignore=tests/docker $(addprefix --ignore=,$(ALONE))
+	$(PYTEST) $(SERVERLESS) -q $(SPREAD)
+	$(PYTEST) $(SERVED) -m "not alone and not chaos" -q -n $(SERVERS) --dist worksteal --durations=20
+	$(PYTEST) $(SERVED) -m "alone or chaos" --durations=20
 
 unit: $(VENV)/.dev ## The quick loop: no server, half a minute
 	$(PYTEST) tests/unit -q $(SPREAD)

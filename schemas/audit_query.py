@@ -83,7 +83,8 @@ class AuditQuery:
 
     For questions that Postbote asks by itself: `config_scope`, the SMTP record's scope as `Scope` spells it;
     `config_within`, a scope that the SMTP record belongs to or lies below; `unseen`, where `text` is not looked
-    for. `after`: go on where another page of the same question ended; the offset says nothing then.
+    for; `recipient_hash`, the keyed hash by which `recipient` is found where the record does not name it.
+    `after`: go on where another page of the same question ended; the offset says nothing then.
     """
 
     time_from: datetime | None = None
@@ -108,6 +109,7 @@ class AuditQuery:
     possible_duplicate: bool | None = None
     text: str | None = None
     unseen: Unseen | None = None
+    recipient_hash: str | None = None
     sort: Sort = Sort.NEWEST
     after: Continuation | None = None
 

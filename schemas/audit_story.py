@@ -74,14 +74,16 @@ class Attempt(BaseModel):
 
 
 class RecipientStory(BaseModel):
-    """What happened to one recipient, oldest first; `recipient` is None for an event that could not be read.
+    """What happened to one recipient, oldest first.
 
-    `took_ms`: from the event's time to the end, where there is one.
+    `recipient` is None for an event that could not be read, and where the records keep no more of the address
+    than `recipient_hash`. `took_ms`: from the event's time to the end, where there is one.
     """
 
     model_config = ConfigDict(frozen=True)
 
     recipient: str | None
+    recipient_hash: str | None = None
     where: Whereabouts
     took_ms: float | None = None
     attempts: tuple[Attempt, ...]

@@ -7,6 +7,11 @@ from typing import Any
 import pytest
 import structlog
 import uvloop
+from hypothesis import HealthCheck, settings
+
+# On a machine with neighbours an example takes what it takes; hypothesis would call 200 ms a failure, now and then.
+settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 pytest_plugins = ["tests.services.fixtures"]
 

@@ -16,10 +16,13 @@ from worker.audit.search import OpenSearchSearch
 from worker.delivery.breakers import Breakers
 from worker.delivery.parked import ParkedShelf
 from worker.delivery.ports import AuditSink, Lane
+from worker.delivery.trail import PrivateLookup
 from worker.rabbit import topology
 from worker.rabbit.declaring import Provision
 from worker.rabbit.parked import open_parked_queue
 from worker.rabbit.publisher import Publisher
+from worker.recipients import counting, finding, privacy_of
+from worker.recording import sealed_of, vouching
 from worker.settings import Settings
 from worker.workshop import Handler, Workshop, open_workshop
 
@@ -95,9 +98,9 @@ class SqliteIntake:
 @contextlib.asynccontextmanager
 async def open_search(settings: Settings, *, embedded: bool = False) -> AsyncIterator[AuditSearch]:
     """Open the audit for reading: OpenSearch, or the embedded form's file."""
-    search = await _open_embedded_audit(settings) if embedded else OpenSearchSearch(**opensearch_of(settings))
+    search = await _open_embedded_audit(settings) if embedded else OpenSearchSearch(**reading_of(settings))
     try:
-        yield search
+        yield finding(search, privacy_of(settings))
     finally:
         await search.close()
 
@@ -110,15 +113,15 @@ async def open_stats(settings: Settings, *, embedded: bool = False) -> AsyncIter
 
         audit = await _open_embedded_audit(settings)  # where there is no file yet, it makes one
         try:
-            yield SqliteStats(_embedded_file(settings, _AUDIT_FILE))
+            yield counting(SqliteStats(_embedded_file(settings, _AUDIT_FILE)), privacy_of(settings))
         finally:
             await audit.close()
         return
     from worker.audit.stats import OpenSearchStats
 
-    stats = OpenSearchStats(**opensearch_of(settings))
+    stats = OpenSearchStats(**reading_of(settings))
     try:
-        yield stats
+        yield counting(stats, privacy_of(settings))
     finally:
         await stats.close()
 
@@ -167,7 +170,7 @@ async def real_backend(settings: Settings, *, consuming: bool, api: bool) -> Asy
         publisher.start_connecting(declare=True)
         front = work = None
         if consuming:
-            work = await stack.enter_async_context(open_workshop(settings, publisher, opensearch_of(settings)))
+            work = await stack.enter_async_context(open_workshop(settings, publisher, auditing_of(settings)))
         if api:
             front = await stack.enter_async_context(_open_front(settings, publisher, work))
         yield Backend(front, work, {"publisher": publisher.missing, **(work.checks if work else {})})
@@ -184,7 +187,7 @@ async def _open_front(settings: Settings, publisher: Publisher, work: Workshop |
     async with contextlib.AsyncExitStack() as stack:
         search = await stack.enter_async_context(open_search(settings))
         stats = await stack.enter_async_context(open_stats(settings))
-        audit = OpenSearchAudit(**opensearch_of(settings))
+        audit = OpenSearchAudit(**auditing_of(settings))
         stack.push_async_callback(audit.close, _AUDIT_GRACE_S)
         breakers, missing = _lent(work)
         if missing is None:
@@ -224,10 +227,14 @@ def embedded_workshop(settings: Settings, files: EmbeddedFiles) -> Workshop:
     """Consume from the one file and record in the other."""
     from worker.embedded.claims import MemoryClaims
 
-    async def consume(handler: Handler, stop: asyncio.Event) -> None:
-        await files.queue.run(handler, prefetch=settings.prefetch, stop=stop)
+    sealed = sealed_of(settings, files.audit, in_order=True)
+    lookup = PrivateLookup(files.audit, privacy_of(settings))
 
-    return Workshop(files.audit, files.audit, consume, claims=MemoryClaims(settings.worker_id))
+    async def consume(handler: Handler, stop: asyncio.Event) -> None:
+        async with vouching(settings, sealed):
+            await files.queue.run(handler, prefetch=settings.prefetch, stop=stop)
+
+    return Workshop(sealed, lookup, consume, claims=MemoryClaims(settings.worker_id))
 
 
 def embedded_backend(settings: Settings, files: EmbeddedFiles) -> Backend:
@@ -237,8 +244,10 @@ def embedded_backend(settings: Settings, files: EmbeddedFiles) -> Backend:
 
     work = embedded_workshop(settings, files)
     breakers = breaker_reader(work.breakers, work.breakers_missing)
-    stats = SqliteStats(_embedded_file(settings, _AUDIT_FILE))
-    return Backend(Front(SqliteIntake(files.queue), files.audit, files.audit, None, breakers, stats), work)
+    privacy = privacy_of(settings)
+    stats = counting(SqliteStats(_embedded_file(settings, _AUDIT_FILE)), privacy)
+    search = finding(files.audit, privacy)
+    return Backend(Front(SqliteIntake(files.queue), search, files.audit, None, breakers, stats), work)
 
 
 async def _open_embedded_queue(settings: Settings) -> "SqliteQueue":
@@ -259,7 +268,7 @@ def _embedded_file(settings: Settings, name: str) -> Path:
 
 
 def opensearch_of(settings: Settings) -> dict[str, Any]:
-    """How OpenSearch is reached, as its readers and writers take it."""
+    """How OpenSearch is reached by the writer's user, or by whoever runs a command that changes the audit."""
     password = settings.opensearch_password
     return {
         "url": settings.opensearch_url,
@@ -268,3 +277,19 @@ def opensearch_of(settings: Settings) -> dict[str, Any]:
         "ca_file": settings.opensearch_ca_file,
         "index_prefix": settings.audit_index_prefix,
     }
+
+
+def auditing_of(settings: Settings) -> dict[str, Any]:
+    """How OpenSearch is reached by what writes records, and looks them up as a user of its own where one is set."""
+    user, password = settings.opensearch_lookup_user, settings.opensearch_lookup_password
+    lookup_as = (user, password.get_secret_value()) if user and password else None
+    return {**opensearch_of(settings), "lookup_as": lookup_as}
+
+
+def reading_of(settings: Settings) -> dict[str, Any]:
+    """How OpenSearch is reached by what asks and changes nothing: as the reader, where one is set."""
+    user, password = settings.opensearch_reader_user, settings.opensearch_reader_password
+    if not (user and password):
+        return opensearch_of(settings)
+    reader = {"user": user, "password": password.get_secret_value(), "setting": "POSTBOTE_OPENSEARCH_READER_USER"}
+    return {**opensearch_of(settings), **reader}

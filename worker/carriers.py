@@ -17,12 +17,14 @@ from schemas.config_change import MAX_CHANGES, Change, Delete, Feature, Put
 from worker.api.ports import EventIntake
 from worker.delivery.ports import Document, Lane
 from worker.errors import PostboteError
+from worker.recording import sealing
 from worker.settings import Settings
 from worker.store.outgoing import OutgoingKind
 
 MAX_BODY_BYTES = 16 << 20
 """What RabbitMQ 4 takes as one message; a larger one would cost the connection, and all that is under way on it."""
 
+_HEAD_GRACE_S = 1.0
 _EVENT_TYPE = "application/cloudevents+json"
 # A routing key has 255 bytes, and begins with the lane.
 _MAX_TYPE_BYTES = 200
@@ -170,10 +172,10 @@ async def open_carrier(settings: Settings, kind: OutgoingKind, *, embedded: bool
 async def _open_embedded(settings: Settings, kind: OutgoingKind) -> AsyncIterator[Carrier[Any]]:
     from worker.backends import SqliteIntake, open_embedded
 
-    async with open_embedded(settings) as files:
+    async with open_embedded(settings) as files, sealing(settings, files.audit, in_order=True) as audit:
         carriers: dict[OutgoingKind, Carrier[Any]] = {
             OutgoingKind.CONFIG: ConfigCarrier(None),
-            OutgoingKind.AUDIT: AuditCarrier(files.audit),
+            OutgoingKind.AUDIT: AuditCarrier(audit),
             OutgoingKind.EVENT: EventCarrier(SqliteIntake(files.queue)),
         }
         yield carriers[kind]
@@ -182,12 +184,13 @@ async def _open_embedded(settings: Settings, kind: OutgoingKind) -> AsyncIterato
 @contextlib.asynccontextmanager
 async def _open_opensearch(settings: Settings) -> AsyncIterator[Carrier[Any]]:
     from worker.audit.opensearch import OpenSearchAudit
-    from worker.backends import opensearch_of
+    from worker.backends import auditing_of
 
-    audit = OpenSearchAudit(**opensearch_of(settings))
+    audit = OpenSearchAudit(**auditing_of(settings))
     try:
         await audit.ready()  # writing would wait for an OpenSearch that is away
-        yield AuditCarrier(audit)
+        async with sealing(settings, audit, grace_s=_HEAD_GRACE_S) as sealed:
+            yield AuditCarrier(sealed)
     finally:
         await audit.close(grace_s=0)
 

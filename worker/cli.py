@@ -161,7 +161,8 @@ def _settings() -> Settings:
     from worker.logs import configure_logging
 
     settings = load_settings()
-    configure_logging(settings.log_level, settings.log_format)
+    plain = settings.audit_recipients == "plain"
+    configure_logging(settings.log_level, settings.log_format, keep_addresses=plain)
     return settings
 
 

@@ -15,9 +15,14 @@ from schemas.audit_filters import Sort
 from schemas.audit_query import AuditPage
 from worker.cli_audit_asking import Text, ask, filtered, json_line, question
 from worker.cli_audit_export import export
+from worker.cli_audit_forget import forget
+from worker.cli_audit_key import key
+from worker.cli_audit_migrate import migrate
+from worker.cli_audit_prune import prune
 from worker.cli_audit_stats import stats
 from worker.cli_audit_story import story
 from worker.cli_audit_tail import tail
+from worker.cli_audit_verify import verify
 from worker.cli_audit_view import audit_table
 
 _PIPE_WIDTH = 200  # columns of a table that no terminal limits
@@ -53,6 +58,11 @@ audit_app.command("export")(export)
 audit_app.command("tail")(tail)
 audit_app.command("story")(story)
 audit_app.command("stats")(stats)
+audit_app.command("key")(key)
+audit_app.command("prune")(prune)
+audit_app.command("migrate")(migrate)
+audit_app.command("forget")(forget)
+audit_app.command("verify")(verify)
 
 
 def _print_page(page: AuditPage, sort: Sort) -> None:

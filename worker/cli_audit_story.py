@@ -19,7 +19,7 @@ from rich.text import Text
 from schemas.audit_story import Attempt, RecipientStory, Standing, Story
 from schemas.smtp_config import CONTROLLER, Scope
 from schemas.text import one_line
-from worker.cli_audit_view import COLOURS, plain, reply_words, tls_words, via
+from worker.cli_audit_view import COLOURS, addressee, plain, reply_words, tls_words, via
 from worker.control.principals import Kind, Principal, Role
 from worker.control.stories import Wanted, read_stories
 from worker.errors import PostboteError, SettingsError
@@ -124,7 +124,8 @@ def show(told: Story, out: Console | None = None) -> None:
 
 def _heading(recipient: RecipientStory) -> Text:
     took = "" if recipient.took_ms is None else f", {_span(timedelta(milliseconds=recipient.took_ms))} after the event"
-    heading = plain(f"{recipient.recipient or '(the event could not be read)'}: {recipient.where.says}{took}")
+    name = addressee(recipient.recipient, recipient.recipient_hash)
+    heading = plain(f"{'(the event could not be read)' if name == '-' else name}: {recipient.where.says}{took}")
     heading.stylize(_STANDING_COLOURS[recipient.where.state])
     return heading
 

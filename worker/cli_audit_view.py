@@ -13,6 +13,8 @@ from rich.text import Text
 
 from schemas.audit import Outcome
 
+_SHOWN_DIGITS = 12  # of a recipient's hash
+
 COLOURS = {
     Outcome.ACCEPTED: "green",
     Outcome.DEFERRED: "yellow",
@@ -57,7 +59,7 @@ def _delivery(record: Mapping[str, Any]) -> tuple[Text, ...]:
     return (
         plain(_when(record)),
         _outcome(record),
-        plain(record.get("recipient") or "-"),
+        plain(addressee(record.get("recipient"), record.get("recipient_hash"))),
         plain(via(record.get("config"))),
         plain(tls_words(record.get("tls"))),
         plain(str(record.get("attempt", ""))),
@@ -110,6 +112,11 @@ def _outcome(record: Mapping[str, Any]) -> Text:
     if name in COLOURS:  # an outcome of a newer version has none yet
         shown.stylize(COLOURS[Outcome(name)])
     return shown
+
+
+def addressee(recipient: str | None, keyed_hash: str | None) -> str:
+    """Whom it was for: the address as it is kept, or the beginning of its hash."""
+    return recipient or (f"#{keyed_hash[:_SHOWN_DIGITS]}" if keyed_hash else "-")
 
 
 def via(config: Mapping[str, Any] | None) -> str:

@@ -29,6 +29,14 @@ class AuditUnavailable(PostboteError):
     """The audit store cannot be reached or refuses for now; nothing was lost, nothing answered."""
 
 
+class AuditNotAllowed(AuditUnavailable):
+    """The audit store answers, and its user may not do what is needed; the text names the setting."""
+
+
+class AuditTooSlow(AuditUnavailable):
+    """The audit store had no whole answer in the time that one question has; a smaller question may be answered."""
+
+
 class CursorExpired(PostboteError):
     """What an answer was to go on from is not kept any more: the question has to be asked from its first page."""
 

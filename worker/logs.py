@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from pydantic import SecretStr
 
+from worker.delivery.quoted import without_addresses
 from worker.settings import LogFormat
 
 _TELLING = re.compile(
@@ -46,8 +47,30 @@ def _safe(value: Any) -> Any:
             return value
 
 
-def configure_logging(level: str = "info", style: LogFormat = LogFormat.AUTO) -> None:
-    """Send structlog, and the libraries' warnings through it, to standard error."""
+def without_mail_addresses(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace whatever looks like a mail address; a structlog processor behind `redact`."""
+    for name, value in event.items():
+        event[name] = _unaddressed(value)
+    return event
+
+
+def _unaddressed(value: Any) -> Any:
+    match value:
+        case str():
+            return without_addresses(value, None)
+        case dict():
+            return {k: _unaddressed(v) for k, v in value.items()}
+        case list():
+            return [_unaddressed(v) for v in value]
+        case _:
+            return value
+
+
+def configure_logging(level: str = "info", style: LogFormat = LogFormat.AUTO, *, keep_addresses: bool = True) -> None:
+    """Send structlog, and the libraries' warnings through it, to standard error.
+
+    Without `keep_addresses` no line names a mail address, as where the audit does not either.
+    """
     console = style is LogFormat.CONSOLE or (style is LogFormat.AUTO and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -55,6 +78,7 @@ def configure_logging(level: str = "info", style: LogFormat = LogFormat.AUTO) ->
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         redact,
+        *(() if keep_addresses else (without_mail_addresses,)),
     ]
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()

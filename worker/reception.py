@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from worker.backends import Front
 from worker.configs import Gauges, open_store
+from worker.recipients import privacy_of
+from worker.recording import sealing
 from worker.settings import Settings
 
 if TYPE_CHECKING:  # a worker without an API does without FastAPI, too
@@ -24,6 +26,8 @@ if TYPE_CHECKING:  # a worker without an API does without FastAPI, too
     from worker.store.configs import ConfigStore
     from worker.store.people import PeopleStore
     from worker.trials import Trials
+
+_HEAD_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +78,13 @@ async def open_reception(settings: Settings, front: Front) -> AsyncIterator[Rece
             session_h=settings.session_h,
         )
         shelf = OutgoingShelf(store.database)
-        shipping = Shipping(shelf, configs=front.teller, audit=front.audit, intake=front.intake)
+        audit = await stack.enter_async_context(sealing(settings, front.audit, grace_s=_HEAD_GRACE_S))
+        shipping = Shipping(shelf, configs=front.teller, audit=audit, intake=front.intake)
         shipping.start()
         stack.push_async_callback(shipping.close)
         guard = EgressGuard(settings.egress_allow, settings.egress_ports)
-        trials = Trials(front.audit, guard, ehlo_name=settings.ehlo_name, worker_id=settings.worker_id)
+        privacy = privacy_of(settings)
+        trials = Trials(audit, guard, ehlo_name=settings.ehlo_name, worker_id=settings.worker_id, privacy=privacy)
         stack.push_async_callback(trials.close)
         record = settings.controller_record()
         source = store if record is None else ControllerFromEnvironment(store, record)

@@ -21,10 +21,12 @@ from schemas.address import Address
 from schemas.smtp_config import Host, SmtpConfig, tls_from_flags
 from schemas.text import RequiredText
 from worker.errors import SettingsError
+from worker.proof.keys import key_bytes
 from worker.rabbit.addresses import addresses
 
 PREFIX = "POSTBOTE_"
 HIGHEST_PORT = 65535
+_LEAST_KEY_CHARS = 32
 
 # The name that a documented system uses -> our own name for the same thing.
 SYNONYMS = {
@@ -52,6 +54,13 @@ class LogFormat(StrEnum):
     AUTO = "auto"
     JSON = "json"
     CONSOLE = "console"
+
+
+def _long_enough(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value().strip()) < _LEAST_KEY_CHARS:
+        msg = f"expected at least {_LEAST_KEY_CHARS} characters, such as `openssl rand -base64 32` makes"
+        raise ValueError(msg)
+    return value
 
 
 def _split_list(value: object) -> object:
@@ -100,6 +109,15 @@ def _amqp(value: str) -> str:
     return value
 
 
+def _ed25519(value: str) -> str:
+    key_bytes(value)
+    return value.strip()
+
+
+def _secret_key(value: SecretStr) -> SecretStr:
+    return SecretStr(_ed25519(value.get_secret_value()))
+
+
 def _with_scheme(value: object) -> object:
     # ELASTIC_SEARCH_FQDN is a bare host name in the system that it comes from.
     if isinstance(value, str) and value and "://" not in value:
@@ -131,10 +149,31 @@ class Settings(BaseSettings):
     )
     opensearch_user: str | None = Field(None, description="OpenSearch user, with opensearch_password")
     opensearch_password: SecretStr | None = Field(None, description="OpenSearch password")
+    opensearch_lookup_user: str | None = Field(
+        None, description="OpenSearch user of a worker's lookups and claims, where opensearch_user may only write"
+    )
+    opensearch_lookup_password: SecretStr | None = Field(None, description="Its password")
+    opensearch_reader_user: str | None = Field(
+        None, description="OpenSearch user of the API's and the commands' questions, where opensearch_user may not read"
+    )
+    opensearch_reader_password: SecretStr | None = Field(None, description="Its password")
     opensearch_ca_file: Path | None = Field(None, description="PEM file of the CA that signed OpenSearch's certificate")
     audit_index_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,60}$")] = Field(
         "systemaudit", description="Audit indices are named PREFIX-YYYY.MM"
     )
+    audit_recipients: Literal["plain", "masked", "hashed"] = Field(
+        "plain", description="How the audit names recipients: plain, masked (b***@example.com) or hashed"
+    )
+    audit_hash_key: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
+        None, description="Key of the recipients' hashes, at least 32 characters; hashed needs it, as forgetting does"
+    )
+    audit_head_s: float = Field(60.0, ge=0.1, le=3600, description="Seconds between heads of an audit chain that grows")
+    audit_signing_key: Annotated[SecretStr, AfterValidator(_secret_key)] | None = Field(
+        None, description="Ed25519 key that signs the heads of the audit's chains, as `postbote audit key` prints it"
+    )
+    audit_verify_keys: Annotated[
+        tuple[Annotated[str, AfterValidator(_ed25519)], ...], NoDecode, BeforeValidator(_split_list)
+    ] = Field((), description="Public keys that heads may be signed with, comma-separated, for `postbote audit verify`")
 
     # SMTP records
     database_url: str = Field(
@@ -238,8 +277,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:
-        if (self.opensearch_user is None) != (self.opensearch_password is None):
-            msg = "opensearch_user and opensearch_password belong together: set both or neither"
+        for user in ("opensearch_user", "opensearch_lookup_user", "opensearch_reader_user"):
+            password = user.replace("_user", "_password")
+            if (getattr(self, user) is None) != (getattr(self, password) is None):
+                msg = f"{user} and {password} belong together: set both or neither"
+                raise ValueError(msg)
+        if self.audit_recipients == "hashed" and self.audit_hash_key is None:
+            msg = "audit_recipients is hashed, which needs audit_hash_key: nobody could be found without it"
             raise ValueError(msg)
         try:
             self.controller_record()

@@ -24,6 +24,7 @@ from schemas.smtp_config import CONTROLLER, Scope, SmtpConfig
 from worker.control.trials import TestMail, Verification
 from worker.delivery.outcome import decide
 from worker.delivery.ports import Answer, AuditSink, TransactionResult
+from worker.delivery.privacy import PLAIN, Privacy
 from worker.delivery.records import RecordWriter, Stopwatch
 from worker.delivery.verification import (
     UnmailableTest,
@@ -38,6 +39,9 @@ from worker.delivery.verification import (
 from worker.errors import AuditUnavailable, RenderError
 from worker.message import Rendered, render
 from worker.message.sender import default_from
+from worker.proof.sealed import DocumentSink
+from worker.recipients import privacy_of
+from worker.recording import sealing
 from worker.settings import Settings
 from worker.smtp import probe
 from worker.smtp.dial import Dialled, dial
@@ -52,6 +56,7 @@ log = structlog.get_logger(__name__)
 
 # A command has only just opened its audit, which looks after its index template before the first record.
 COMMAND_AUDIT_S = 10.0
+_HEAD_GRACE_S = 1.0
 _AUDIT_GRACE_S = 0.1  # what it has not taken by then, it was given time for
 DKIM = "dkim"
 """What a RenderError names where the record's key cannot sign."""
@@ -76,14 +81,16 @@ class Trials:
         *,
         ehlo_name: str,
         worker_id: str,
+        privacy: Privacy = PLAIN,
         limits: Limits = Limits(),
         resolve: Resolver = look_up,
     ) -> None:
-        """Nothing is opened; `audit` may be away."""
+        """Nothing is opened; `audit` may be away, and keeps recipients by `privacy`."""
         self._audit = audit
         self._guard = guard
         self._ehlo_name = ehlo_name
         self._worker_id = worker_id
+        self._privacy = privacy
         self._limits = limits
         self._resolve = resolve
         self._writing: set[asyncio.Task[bool]] = set()
@@ -169,7 +176,7 @@ class Trials:
         )
 
     async def _record(self, record: AuditRecord) -> str | None:
-        """Write the record and return its id, or None where the audit does not take it now."""
+        """Write the record and return the id that it has there, or None where the audit does not take it now."""
         writing = asyncio.ensure_future(self._write(record))
         self._writing.add(writing)
         writing.add_done_callback(self._writing.discard)
@@ -177,7 +184,7 @@ class Trials:
         if not writing.done():  # it goes on in the background
             log.warning("a test mail is not recorded yet: the audit does not answer")
             return None
-        return record.document_id if writing.result() else None
+        return self._privacy.known_as(record.document_id) if writing.result() else None
 
     async def _write(self, record: AuditRecord) -> bool:
         try:
@@ -211,20 +218,27 @@ async def open_trials(settings: Settings, *, embedded: bool = False) -> AsyncIte
     async with contextlib.AsyncExitStack() as stack:
         audit = await _open_audit(settings, stack, embedded=embedded)
         limits = Limits(audit_s=COMMAND_AUDIT_S)
-        trials = Trials(audit, guard, ehlo_name=settings.ehlo_name, worker_id=settings.worker_id, limits=limits)
+        trials = Trials(
+            await stack.enter_async_context(sealing(settings, audit, in_order=embedded, grace_s=_HEAD_GRACE_S)),
+            guard,
+            ehlo_name=settings.ehlo_name,
+            worker_id=settings.worker_id,
+            privacy=privacy_of(settings),
+            limits=limits,
+        )
         stack.push_async_callback(trials.close)
         yield trials
 
 
-async def _open_audit(settings: Settings, stack: contextlib.AsyncExitStack, *, embedded: bool) -> AuditSink:
-    from worker.backends import open_embedded, opensearch_of
+async def _open_audit(settings: Settings, stack: contextlib.AsyncExitStack, *, embedded: bool) -> DocumentSink:
+    from worker.backends import auditing_of, open_embedded
 
     if embedded:
         files = await stack.enter_async_context(open_embedded(settings))
         return files.audit
     from worker.audit.opensearch import OpenSearchAudit
 
-    audit = OpenSearchAudit(**opensearch_of(settings))
+    audit = OpenSearchAudit(**auditing_of(settings))
     stack.push_async_callback(audit.close, _AUDIT_GRACE_S)
     return audit
 

@@ -24,11 +24,14 @@ from worker.delivery.ports import AuditLookup, AuditSink, Incoming, Settlement
 from worker.delivery.trail import Trail
 from worker.journal.journal import Journal
 from worker.journal.left_behind import ship_left_behind
+from worker.proof.heads import Heads
 from worker.rabbit.breaker_stream import BreakerStream
 from worker.rabbit.consumer import Consumer
 from worker.rabbit.declaring import Provision
 from worker.rabbit.outbox_queue import RabbitOutbox
 from worker.rabbit.publisher import Publisher
+from worker.recipients import privacy_of
+from worker.recording import chain_of
 from worker.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -152,7 +155,7 @@ async def open_workshop(
         stream = BreakerStream(settings.amqp_url, publisher, breakers.apply, name=name)
         stream.start()
         stack.push_async_callback(stream.close)
-        parts = _Parts(settings, publisher, journal, audit, Trail(journal, audit), stream)
+        parts = _Parts(settings, publisher, journal, audit, _open_trail(settings, journal, audit, stack), stream)
         # Alone, a replica goes on well: no reason to be sent nothing, but one to be seen.
         shared = ("1 while the replicas' breakers are shared", lambda: stream.missing() is None)
         gauges = {
@@ -172,6 +175,15 @@ async def open_workshop(
             gauges=gauges,
             claims=claims,
         )
+
+
+def _open_trail(settings: Settings, journal: Journal, audit: DurableAudit, stack: contextlib.AsyncExitStack) -> Trail:
+    """The trail, with heads of its chain until the stack unwinds: the last one behind the last record."""
+    trail = Trail(journal, audit, chain_of(settings), privacy_of(settings))
+    heads = Heads(trail, settings.audit_head_s)
+    heads.start()
+    stack.push_async_callback(heads.close)
+    return trail
 
 
 async def before(stop: asyncio.Event, starting: Coroutine[Any, Any, None]) -> bool:

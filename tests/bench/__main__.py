@@ -18,6 +18,9 @@ from pathlib import Path
 
 from tests.bench import report, venv
 from tests.bench.audit_count import accepted
+from tests.bench.audit_load import RECORDS
+from tests.bench.audit_reads import Reads
+from tests.bench.audit_reads import measure as measure_reads
 from tests.bench.ceiling import measure_ceiling
 from tests.bench.contenders import (
     AIO_PIKA,
@@ -38,6 +41,7 @@ from tests.services.opensearch import OpenSearchServer
 from tests.services.rabbitmq import Broker
 
 LONG = 30_000
+READING_HEAP = "2g"
 PSEUDO = "smtp-source"
 TRIAL_BELOW = 1000
 OURS = (POSTBOTE, POSTBOTE_AUDITED, POSTBOTE_1000)
@@ -55,6 +59,7 @@ class Bench:
     results: list[Result] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
     far: list[FarResult] = field(default_factory=list)
+    reads: Reads | None = None
     profiles: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
     profiling: bool = False
     failures: list[str] = field(default_factory=list)
@@ -101,6 +106,16 @@ class Bench:
                 say(f"{rtt_ms} ms away: {contender.name}")
                 self._measure_far(contender, rtt_ms, sink)
 
+    def measure_reading(self, records: int) -> None:
+        """The API beside OpenSearch itself, over an audit of so many records."""
+        say(f"reading an audit of {records:,} records")
+        amqp_url = self.broker.fresh_vhost()
+        try:
+            self.reads = measure_reads(self.opensearch.url, amqp_url, self.folder, records=records)
+        finally:
+            self.broker.drop_vhost(amqp_url)
+        self.failures += self.reads.failures
+
     def _measure_far(self, contender: Contender, rtt_ms: int, sink: TimedSink) -> None:
         run = self._run()
         far = ["--to", str(sink.port), "--rtt-ms", str(rtt_ms)]
@@ -134,11 +149,11 @@ def say(what: str) -> None:
 
 
 @contextmanager
-def servers(chosen: frozenset[str], *, profiling: bool) -> Iterator[Bench]:
+def servers(chosen: frozenset[str], *, profiling: bool, heap: str) -> Iterator[Bench]:
     """Start RabbitMQ and OpenSearch side by side; both end with this process."""
     say("starting RabbitMQ and OpenSearch")
     session = sessions.current()
-    broker, search = rabbitmq.broker(session), opensearch.server(session)
+    broker, search = rabbitmq.broker(session), opensearch.server(session, heap=heap)
     with ThreadPoolExecutor() as pool:
         for started in [pool.submit(broker.start), pool.submit(search.start)]:
             started.result()
@@ -149,7 +164,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure what the arguments ask for, and report it."""
     venv.prepare()
     sizes = [arguments.events, *([LONG] if arguments.long else [])]
-    with servers(frozenset(arguments.only.split(",")), profiling=arguments.profile) as bench:
+    heap = READING_HEAP if arguments.audit else opensearch.HEAP
+    with servers(frozenset(arguments.only.split(",")), profiling=arguments.profile, heap=heap) as bench:
         with ExitStack() as stack:
             legs: dict[str, Sink] = {}
             if "smtp-sink" in arguments.legs:
@@ -162,6 +178,8 @@ def run(arguments: argparse.Namespace) -> int:
             bench.measure_latencies()
         if arguments.rtt:
             bench.measure_distances()
+        if arguments.audit:
+            bench.measure_reading(arguments.audit_records)
         return _report(bench)
 
 
@@ -171,6 +189,8 @@ def _report(bench: Bench) -> int:
         report.print_rows("From publish to 250", Latency.HEADERS, [x.cells() for x in bench.latencies])
     if bench.far:
         report.print_rows("Far servers, one connection", FarResult.HEADERS, [x.cells() for x in bench.far])
+    if bench.reads:
+        bench.reads.show()
     for of, rows in bench.profiles.items():
         report.print_rows(f"Where the CPU time goes: {of}", PROFILE_HEADERS, rows)
     print(report.machine())
@@ -187,7 +207,7 @@ def _report(bench: Bench) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; exit code 1 where a contender did not run at all."""
+    """The command; exit code 1 where a contender did not run at all, or reading the audit takes too long."""
     keys = [PSEUDO, *(contender.key for contender in CONTENDERS)]
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
@@ -202,6 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--latency", action="store_true", help="also publish-to-250, idle and at half load")
     parser.add_argument("--profile", action="store_true", help="also where Postbote's CPU time goes, and its stacks")
     parser.add_argument("--rtt", action="store_true", help="also servers that are 10, 50 and 100 ms away")
+    parser.add_argument("--audit", action="store_true", help="also reading a large audit; 1 where its aim is missed")
+    parser.add_argument("--audit-records", type=int, default=RECORDS, help="how large; default: %(default)s")
     arguments = parser.parse_args(argv)
     # A handful of events is somebody trying the bench out, and is answered within a minute.
     trial = arguments.events < TRIAL_BELOW

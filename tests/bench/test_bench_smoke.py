@@ -11,6 +11,8 @@ from tests.bench.contenders import POSTBOTE, Site
 from tests.bench.measure import Result, judge
 from tests.bench.sinks import postfix_sink, timed_sink
 
+pytestmark = pytest.mark.alone
+
 USED = measure.Used(seconds=1.0, cpu_s=0.5, peak_rss_mib=10.0, pss_mib=8.0)
 
 

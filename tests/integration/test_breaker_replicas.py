@@ -78,6 +78,7 @@ async def replicas(url: str, count: int) -> AsyncIterator[list[Replica]]:
         yield started
 
 
+@pytest.mark.alone
 async def test_a_replica_learns_of_anothers_open_breaker_within_a_second(amqp_url: str) -> None:
     async with replicas(amqp_url, 2) as (one, other):
         delays = []
@@ -182,6 +183,7 @@ def test_a_wrong_password_costs_a_login_each_backoff_and_replica_and_a_new_versi
         password=mailbox.users[ACCOUNT],
     )  # fmt: skip
     mended = time.monotonic()
+    refused = refused_logins(mailbox.log()[before:])  # the command took its time, in which a probe may have been due
     assert len(mailbox.wait_for(EVENTS, timeout=90)) == EVENTS
     print(f"everything was delivered {time.monotonic() - mended:.1f} s after the record was mended")
     assert refused_logins(mailbox.log()[before:]) == refused

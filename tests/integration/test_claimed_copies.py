@@ -18,7 +18,7 @@ from worker.rabbit import topology
 from worker.rabbit.publisher import open_publisher
 
 EVENTS = 200
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 QUIET_S = 6.0
 # Long enough that a second copy would be sent while the first one is.
 SLOWLY = ("-w", "1")

@@ -296,6 +296,7 @@ async def test_a_question_waits_until_the_topic_has_been_read(amqp_url):
             assert ACME in (await topic.configs_for(ACME)).records
 
 
+@pytest.mark.alone
 async def test_a_change_reaches_three_readers_within_a_second(amqp_url):
     async with contextlib.AsyncExitStack() as stack:
         publisher = await stack.enter_async_context(open_config_publisher(amqp_url))
@@ -316,6 +317,7 @@ def tenants(count):
     ]
 
 
+@pytest.mark.alone
 async def test_ten_thousand_records_are_caught_up_in_three_seconds(amqp_url):
     changes = tenants(10_000)
     async with open_config_publisher(amqp_url) as publisher:

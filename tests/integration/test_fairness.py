@@ -2,11 +2,15 @@
 
 import asyncio
 
+import pytest
+
 from tests.bench.fairness import FAST_EVENTS, Sink, configure, measure_fairness, publish, quantile
 from tests.integration.conftest import Site
 from tests.unit.smtp.scripted_server import ScriptedServer
 from worker.delivery.ports import Lane
 from worker.rabbit.publisher import open_publisher
+
+pytestmark = pytest.mark.alone
 
 FLOOD = 3_000
 # Of a hundred mails p99 is the second slowest. Alone it is a few tens of milliseconds, of which the turns of a loop

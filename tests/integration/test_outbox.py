@@ -1,22 +1,31 @@
 """The outbox over a real RabbitMQ and a real OpenSearch, each stopped, killed and brought back."""
 
 import asyncio
+import json
 import sys
 import time
+import urllib.request
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from schemas.audit import Outcome
 from schemas.audit_query import AuditQuery
 from tests.integration.audit.conftest import refresh
+from tests.support.chains import faults_of, lengths_of
 from tests.unit.audit.audit_samples import audit_record
 from worker.audit.entries import Ticket, entry_of
 from worker.audit.opensearch import OpenSearchAudit
 from worker.audit.outbox import DurableAudit, OutboxTimes
 from worker.audit.outbox_messages import pack
 from worker.audit.search import OpenSearchSearch
+from worker.delivery.trail import Trail
 from worker.errors import AuditUnavailable, BrokerUnavailable
+from worker.journal.journal import Journal
+from worker.proof.chain import Chain
+from worker.proof.sealed import SealedAudit
 from worker.rabbit import topology
 from worker.rabbit.connection import open_link
 from worker.rabbit.outbox_queue import RabbitOutbox
@@ -123,8 +132,45 @@ async def test_writers_go_on_while_opensearch_is_away_and_each_record_arrives_on
     back = time.monotonic()
     await until(lambda: audit.complete and audit.missing() is None)
     assert time.monotonic() - back < 10.0
-    assert await holds(outbox, 0)
+    await until(lambda: holds(outbox, 0))
     assert await numbers() == set(range(800))
+
+
+async def test_a_chain_goes_through_the_outbox_and_another_worker_ships_it_whole(
+    outbox, opensearch, index_prefix, tmp_path
+):
+    journal = Journal(tmp_path, worker_id="w1")
+    await journal.open()
+    refused = [audit_record(n, outcome=Outcome.REFUSED) for n in range(100)]
+    accepted = [audit_record(n) for n in range(100, 300)]
+    async with running("http://127.0.0.1:1", index_prefix, outbox) as away:
+        trail = Trail(journal, away, Chain("w1/0"))
+        await asyncio.gather(*(trail.write([each]) for each in (*refused, *accepted)))
+        await trail.write_head(datetime.now(UTC))
+    await journal.close()
+    other = OpenSearchAudit(opensearch.url, index_prefix=index_prefix)
+    theirs = [audit_record(n, outcome=Outcome.REFUSED, worker_id="w2") for n in range(0, 100, 10)]
+    sealed = SealedAudit(other, Chain("w2/0"))
+    await sealed.write([*theirs, *(audit_record(n, worker_id="w2") for n in range(100, 110))])
+    await sealed.close()
+    await other.close()
+    async with running(opensearch.url, index_prefix, outbox) as audit:
+        await until(lambda: audit.complete)
+    refresh(opensearch, index_prefix)
+    records, proofs = (documents_in(opensearch, f"{index_prefix}-{part}") for part in ("2025.11", "proof"))
+    assert faults_of(records, proofs) == []
+    assert lengths_of(records, proofs) == {"w1/0": 300, "w2/0": 20}
+    assert len([each for each in proofs if each["kind"] == "void"]) == 10
+    assert len([each for each in records if each["possible_duplicate"]]) == 10
+    assert len(list(tmp_path.iterdir())) == 0, "the journal had nothing left"
+
+
+def documents_in(opensearch, index):
+    url = f"{opensearch.url}/{index}/_refresh", f"{opensearch.url}/{index}/_search?size=5000"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener.open(urllib.request.Request(url[0], method="POST"), timeout=30).close()
+    with opener.open(url[1], timeout=30) as answer:
+        return [hit["_source"] for hit in json.load(answer)["hits"]["hits"]]
 
 
 async def test_writers_go_on_where_opensearch_is_away_from_the_beginning(outbox, opensearch, index_prefix, numbers):

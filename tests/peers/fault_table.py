@@ -152,13 +152,13 @@ def _large() -> list[Row]:
     return [
         Row("a RST after 354 to a large content", at(Point.DATA, end=End.RST, obey=True), (RETRIED,), **big),
         Row("a RST in a large content", at(Point.BODY, octets=9000, end=End.RST), (RETRIED,), **big),
-        Row("a large content is not read on", at(Point.BODY, octets=9000, end=End.STALL), (RETRIED,), 0, 0.3, **big),
+        Row("a large content is not read on", at(Point.BODY, octets=9000, end=End.STALL), (RETRIED,), 0, 1.0, **big),
         Row(
             "a large content is read and not answered",
             at(Point.BODY, octets=9000, end=End.MUTE),
             (DOUBT,),
             0,
-            0.3,
+            1.0,
             **big,
         ),
         Row(

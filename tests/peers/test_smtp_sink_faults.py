@@ -8,8 +8,11 @@ import pytest
 from tests.peers.agreement import Delivery, Sender, disagreements, record_for, sender_for
 from tests.services.smtp_sink import SmtpSink
 from worker.delivery.ports import Ack, Later, Park
+from worker.delivery.retry import RetryPolicy
 
 TO = "ann@example.com"
+# Of a hundred mails over three connections the last one waits for its turn as long as a busy machine takes.
+PATIENT = RetryPolicy(budget_s=60, first_wait_s=0.01, doubt_wait_s=0.01)
 # The switches last for as long as the sink runs, so every attempt meets them.
 GIVEN_UP = ("deferred", "deferred")
 TIER = "1m"
@@ -123,7 +126,7 @@ async def test_each_switch_has_its_outcome(case: Case) -> None:
 async def test_a_hundred_mails_are_all_at_the_sink(lockstep: tuple[str, ...]) -> None:
     recipients = [f"rcpt-{n}@example.com" for n in range(100)]
     with SmtpSink(lockstep, dump=True) as sink:
-        async with sender_for(record_for(sink.port, max_connections=3)) as sender:
+        async with sender_for(record_for(sink.port, max_connections=3, timeout_s=30), PATIENT) as sender:
             assert set(await sender.send_many(recipients)) == {Ack()}
         held = taken(sink)
     assert disagreements(sender, held) == []

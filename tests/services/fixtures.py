@@ -11,6 +11,7 @@ import pytest
 from tests.services import opensearch as opensearch_service
 from tests.services import postgres as postgres_service
 from tests.services import rabbitmq as rabbitmq_service
+from tests.services import sessions
 from tests.services.opensearch import OpenSearchServer
 from tests.services.postfix import Postfix
 from tests.services.postgres import PostgresServer
@@ -18,6 +19,12 @@ from tests.services.rabbitmq import Broker
 from tests.services.ways import Way
 
 __all__ = ["amqp_url", "index_prefix", "opensearch", "postfix", "postgres", "postgres_url", "rabbitmq", "smtp"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """End this process's servers: of several processes (pytest-xdist), each has its own."""
+    sessions.end_current()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from tests.services import containers, sessions
@@ -100,8 +100,9 @@ class OpenSearchServer:
             return False
 
     def delete_indices(self, pattern: str) -> None:
-        """Delete indices and templates whose names match a pattern such as `test-1a2b*`."""
-        for path in (f"{pattern}?expand_wildcards=all", f"_index_template/{pattern}"):  # hidden ones, too
+        """Delete indices, templates and pipelines whose names match a pattern such as `test-1a2b*`."""
+        everything = f"{pattern}?expand_wildcards=all"  # hidden ones, too
+        for path in (everything, f"_index_template/{pattern}", f"_ingest/pipeline/{pattern}"):
             request = urllib.request.Request(f"{self.url}/{path}", method="DELETE")
             try:
                 _open(request).close()
@@ -131,6 +132,7 @@ class Native:
     def start(self) -> None:
         """Write the configuration and become a server, as `nobody` when we are root."""
         self._configure()
+        self._hand_over()
         user = NOBODY if os.geteuid() == 0 else None
         env = {k: v for k, v in os.environ.items() if k not in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")}
         log = self.node / "console.log"
@@ -139,7 +141,7 @@ class Native:
             command = [*_stage_script(self.node), str(self.home), str(self.node), self.heap]
         self.process = spawn(self.session, command, log=log, env=env, user=user, cwd=self.node)
         # Another node may still be starting on this machine; 90 s were seen to be enough on two busy cores.
-        wait_until(lambda: _answers(self.port), process=self.process, log=log, seconds=120)
+        wait_until(self._answers, process=self.process, log=log, seconds=120)
 
     def stop(self) -> None:
         """SIGTERM, and wait."""
@@ -167,9 +169,18 @@ class Native:
         extra = "".join(f"{key}: {value}\n" for key, value in self.settings.items())
         (self.node / "config/opensearch.yml").write_text(CONFIG.format(port=self.port, node=self.node) + extra)
         (self.node / "config/log4j2.properties").write_text(LOGGING)
+
+    def _hand_over(self) -> None:
         if os.geteuid() == 0:
             for path in (self.node, *self.node.rglob("*")):
                 os.chown(path, NOBODY, NOBODY)
+
+    def _answers(self) -> bool:
+        try:
+            _open(f"http://127.0.0.1:{self.port}/").close()
+        except OSError:
+            return False
+        return True
 
 
 def _stage_script(node: Path) -> list[str]:
@@ -177,14 +188,6 @@ def _stage_script(node: Path) -> list[str]:
     for name in ("up.sh", "pom.xml"):
         shutil.copy(UP.with_name(name), node / name)
     return ["bash", str(node / "up.sh"), "run"]
-
-
-def _answers(port: int) -> bool:
-    try:
-        _open(f"http://127.0.0.1:{port}/").close()
-    except OSError:
-        return False
-    return True
 
 
 @dataclass
@@ -201,7 +204,8 @@ class Given:
     stop = kill = pause = resume = _refuse
 
 
-def _native_closed() -> str | None:
+def native_closed() -> str | None:
+    """None where a server of our own can be assembled and run, else what is missing for it."""
     absent = [program for program in ("mvn", "java", "bash") if not shutil.which(program)]
     if not absent:
         return None
@@ -212,16 +216,16 @@ OFFER = Offer(
     name="OpenSearch",
     url_variable="POSTBOTE_TEST_OPENSEARCH_URL",
     docker=lambda: containers.image_closed(IMAGE),
-    native=_native_closed,
+    native=native_closed,
 )
 
 
-def assembled() -> Path:
+def assembled(kind: Literal["assemble", "secured"] = "assemble") -> Path:
     """The folder of a whole server, made on first use and shared by all sessions of this machine."""
     cache = sessions.run_root() / "cache"
     with sessions.locked("opensearch"):
         cache.mkdir(exist_ok=True)
-        result = subprocess.run(["bash", str(UP), "assemble", str(cache)], capture_output=True, text=True, check=False)
+        result = subprocess.run(["bash", str(UP), kind, str(cache)], capture_output=True, text=True, check=False)
     if result.returncode:
         msg = f"OpenSearch could not be assembled:\n{result.stderr[-2000:]}"
         raise ServiceUnavailable(msg)

@@ -176,10 +176,14 @@ class Postfix:
     def configure(self, **extra: str) -> None:
         """Change main.cf of the running server; holds for connections opened from now on."""
         self.extra.update(extra)
+        # A mail that reaches the queue while its manager is reloaded lies there until the next scan, in five minutes.
+        wait_until(self.host.queue_is_empty, log=self.log_file, seconds=10)
         self._write_config("main.cf", self._main())
-        before = self.log().count("reload -- version")
+        before, outdated = self.log().count("reload -- version"), self.host.resting(self.log())
         self.host.reload()
         wait_until(lambda: self.log().count("reload -- version") > before, log=self.log_file, seconds=10)
+        # The line comes first; then the processes that rest are told to end. Until then they take connections.
+        wait_until(lambda: not outdated & self.host.resting(self.log()), log=self.log_file, seconds=10)
 
     # Refusals
 

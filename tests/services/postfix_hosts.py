@@ -1,8 +1,10 @@
 """Where a test's Postfix runs: Debian's package on this machine, or an image of our own with the same in it."""
 
 import os
+import re
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ DOCKERFILE = Path(__file__).parent / "postfix"
 INSIDE = Path("/srv/postfix")  # the container keeps its queue to itself: sockets do not cross a mount on a Mac
 DAEMONS = "/usr/lib/postfix/sbin"
 
+# The folders of the queue in which a mail lies while it is on its way.
+MOVING = ("maildrop", "incoming", "active")
 # Group, mode, folders of the queue.
 QUEUE_FOLDERS = (
     ("root", "700", "active bounce corrupt defer deferred flush hold incoming private saved trace"),
@@ -47,6 +51,8 @@ class Host(Protocol):
     def reload(self) -> None: ...
     def run(self, *command: str) -> None: ...
     def ended(self) -> bool: ...
+    def queue_is_empty(self) -> bool: ...
+    def resting(self, log: str) -> set[Process]: ...
 
 
 def make_queue(run: Callable[..., None], queue: Path, data: Path) -> None:
@@ -98,6 +104,26 @@ class Native:
     def ended(self) -> bool:
         """Whether the master is gone."""
         return self.master is not None and not self.master.alive()
+
+    def queue_is_empty(self) -> bool:
+        """Whether no mail is on its way."""
+        folders = [self.folder / "queue" / name for name in MOVING]
+        return not any(file.is_file() for folder in folders for file in folder.rglob("*"))
+
+    def resting(self, log: str) -> set[Process]:
+        """The processes that have served connections, as the log says, and wait for the next."""
+        opened, closed = (
+            Counter(re.findall(rf"smtpd\[(\d+)\]: {word} from", log)) for word in ("connect", "disconnect")
+        )
+        found = {Process.of(int(pid)) for pid, times in opened.items() if times == closed[pid] and _is_smtpd(pid)}
+        return {process for process in found if process is not None}
+
+
+def _is_smtpd(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "smtpd\n"
+    except OSError:
+        return False
 
 
 def _environment() -> dict[str, str]:
@@ -153,6 +179,16 @@ class InDocker:
     def ended(self) -> bool:
         """Not told apart from a slow start here: the deadline of `start` ends it."""
         return False
+
+    def queue_is_empty(self) -> bool:
+        """Whether no mail is on its way."""
+        assert self.container is not None
+        found = 'test -z "$(cd "$0" && find "$@" -type f)"'
+        return self.container.run("sh", "-c", found, str(INSIDE / "queue"), *MOVING)[0] == 0
+
+    def resting(self, _log: str) -> set[Process]:
+        """Nobody: the container's processes are not seen from here."""
+        return set()
 
     def _end(self, name: str) -> None:
         # The container's first process reaps nobody: an ended master stays as a zombie, which does not count.

@@ -1,5 +1,7 @@
 """Starting native servers: free ports, processes that write to a file, waiting with a deadline."""
 
+import fcntl
+import functools
 import os
 import random
 import socket
@@ -9,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.services.sessions import Process, Session
+from tests.services.sessions import Process, Session, run_root
 from tests.services.ways import ServiceUnavailable
 
 # Below Linux's range for outgoing connections: a client that keeps dialling a stopped server in that range
@@ -18,17 +20,43 @@ PORTS = range(20_000, 32_000)
 
 
 def free_port() -> int:
-    """A loopback port on which nothing listens, picked at random so that sessions side by side do not race."""
+    """A loopback port on which nothing listens, and that no other process of tests is given while this one lives."""
     for _ in range(1000):
         port = random.choice(PORTS)
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        if _reserve(port) and _unused(port):
             return port
     msg = f"no free port from {PORTS.start} to {PORTS.stop}"
     raise ServiceUnavailable(msg)
+
+
+_reserved: set[int] = set()
+
+
+def _reserve(port: int) -> bool:
+    """Keep a port for this process, also while its server is stopped: a neighbour would take it before the restart."""
+    if port in _reserved:
+        return False
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)  # a byte for each port
+    except OSError:
+        return False
+    _reserved.add(port)
+    return True
+
+
+@functools.cache
+def _reservations() -> int:
+    # Never closed: closing any descriptor of a file ends all the locks that the process has on it.
+    return os.open(run_root() / "ports.lock", os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _unused(port: int) -> bool:
+    with socket.socket() as sock:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:

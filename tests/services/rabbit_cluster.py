@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tests.services import packages, sessions
+from tests.services import sessions
 from tests.services.processes import free_port, listens, wait_until
-from tests.services.rabbitmq import PACKAGES, PROGRAMS, Native
+from tests.services.rabbitmq import Native
+from tests.services.rabbitmq_root import installation
 from tests.services.sessions import Session
 from tests.services.ways import ServiceUnavailable
 
@@ -36,7 +37,7 @@ class Member(Native):
 
     def start_epmd(self) -> None:
         """Start the epmd that all members use."""
-        packages.install(PROGRAMS, PACKAGES)
+        self.installation.provide()
         self._configure()
         self._start_epmd()
 
@@ -110,7 +111,7 @@ class Cluster:
 @contextlib.contextmanager
 def cluster() -> Iterator[Cluster]:
     """Three started and joined nodes; raises ServiceUnavailable where RabbitMQ cannot be installed."""
-    reason = packages.installable(PROGRAMS, PACKAGES)
+    reason = installation().closed()
     if reason is not None:
         msg = f"no RabbitMQ nodes for a cluster: {reason}"
         raise ServiceUnavailable(msg)

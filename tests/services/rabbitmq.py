@@ -1,4 +1,4 @@
-"""A real RabbitMQ: given by URL, in Docker, or Debian's package run as an instance of our own.
+"""A real RabbitMQ: given by URL, in Docker, or a Debian package run as an instance of our own (`rabbitmq_root`).
 
 Every test gets a virtual host of its own (`fresh_vhost`): queues and exchanges of two tests never
 meet, and nothing has to be purged. Virtual hosts are made through the management API, because one
@@ -13,21 +13,18 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from pwd import getpwnam
 from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
-from tests.services import containers, packages, sessions
+from tests.services import containers, rabbitmq_root, sessions
 from tests.services.processes import free_port, listens, spawn, wait_until
+from tests.services.rabbitmq_root import BIN, Installation, installation
 from tests.services.sessions import Process, Session
 from tests.services.ways import Offer, ServiceUnavailable, Way
 
 IMAGE = "rabbitmq:4-management"
-BIN = "/usr/lib/rabbitmq/bin"  # /usr/sbin holds Debian's wrappers, which serve the system's own instance
-PACKAGES = ("rabbitmq-server",)
-PROGRAMS = (f"{BIN}/rabbitmq-server", "epmd")
 MANAGEMENT_VARIABLE = "POSTBOTE_TEST_RABBITMQ_MANAGEMENT_URL"
 
 # RabbitMQ 3.10.8 killed at once, or 0.3 s, after a quorum queue was declared came back with the queue and without a
@@ -161,7 +158,7 @@ def vhost_of(url: str) -> str:
 
 @dataclass
 class Native:
-    """Debian's broker with ports, node name, cookie and folders of its own, beside any that the system runs."""
+    """A Debian's broker with ports, node name, cookie and folders of its own, beside any that the system runs."""
 
     session: Session
     port: int
@@ -171,10 +168,11 @@ class Native:
     folder: Path
     process: Process | None = None
     epmd: Process | None = None
+    installation: Installation = field(default_factory=installation)
 
     def start(self) -> None:
         """Start epmd, in the foreground so that it ends with us, and then the broker."""
-        packages.install(PROGRAMS, PACKAGES)
+        self.installation.provide()
         self._configure()
         if not (self.epmd and self.epmd.alive()):
             self._start_epmd()
@@ -194,9 +192,10 @@ class Native:
 
     def ctl(self, *arguments: str) -> str:
         """Rabbitmqctl, as the broker's user, who owns the cookie."""
-        switch: dict[str, Any] = {"user": "rabbitmq", "group": "rabbitmq"} if os.geteuid() == 0 else {}
+        user = self.installation.user()
+        switch: dict[str, Any] = {} if user is None else {"user": user, "group": user}
         done = subprocess.run(
-            [f"{BIN}/rabbitmqctl", "-q", *arguments],
+            self.installation.command(f"{BIN}/rabbitmqctl", "-q", *arguments, cwd=self.folder),
             env=self._environment(),
             cwd=self.folder,
             text=True,
@@ -215,17 +214,17 @@ class Native:
         wait_until(lambda: listens(self.epmd_port), process=self.epmd, log=log)
 
     def _spawn(self, command: list[str], log: Path) -> Process:
-        user = "rabbitmq" if os.geteuid() == 0 else None
-        return spawn(self.session, command, log=log, env=self._environment(), user=user, cwd=self.folder)
+        whole = self.installation.command(*command, cwd=self.folder)
+        user = self.installation.user()
+        return spawn(self.session, whole, log=log, env=self._environment(), user=user, cwd=self.folder)
 
     def _configure(self) -> None:
         text = CONFIG.format(port=self.port, management=self.management)
         (self.folder / "rabbitmq.conf").write_text(text)
         (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
         if os.geteuid() == 0:
-            owner = getpwnam("rabbitmq")
             for path in (self.folder, *self.folder.iterdir()):
-                os.chown(path, owner.pw_uid, owner.pw_gid)
+                os.chown(path, *self.installation.owner())
 
     def _environment(self) -> dict[str, str]:
         folder = str(self.folder)
@@ -299,8 +298,8 @@ class Given:
 OFFER = Offer(
     name="RabbitMQ",
     url_variable="POSTBOTE_TEST_AMQP_URL",
-    docker=lambda: containers.image_closed(IMAGE),
-    native=lambda: packages.installable(PROGRAMS, PACKAGES),
+    docker=lambda: f"{rabbitmq_root.VARIABLE} is set" if installation().apart else containers.image_closed(IMAGE),
+    native=lambda: installation().closed(),
 )
 
 

@@ -192,6 +192,13 @@ def current() -> Session:
     return session
 
 
+def end_current() -> None:
+    """End this process's session now, if it has one: a process that is given seconds to exit might not get there."""
+    if current.cache_info().currsize:
+        current().end()
+        current.cache_clear()
+
+
 def _end_if_owner(session: Session, owner: int) -> None:
     # A forked child runs the same exit handlers and must leave its parent's servers alone.
     if os.getpid() == owner:

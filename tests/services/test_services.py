@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from tests.services import postgres as postgres_service
-from tests.services import sessions
+from tests.services import processes, sessions
 from tests.services.opensearch import OpenSearchServer
 from tests.services.postfix import Postfix
 from tests.services.postgres import PostgresServer
@@ -402,3 +402,33 @@ class TestSessions:
         assert not stranger.alive()
         stranger.kill()
         assert os.getppid() == stranger.pid
+
+    def test_a_port_is_kept_for_the_process_that_was_given_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        port = processes.free_port()
+        monkeypatch.setattr(processes, "PORTS", range(port, port + 1))
+        with pytest.raises(ServiceUnavailable, match="no free port"):
+            processes.free_port()
+        script = (
+            "from tests.services import processes\n"
+            f"processes.PORTS = range({port}, {port + 1})\n"
+            "processes.free_port()\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert "no free port" in done.stderr
+
+    def test_a_session_that_has_ended_leaves_nothing_and_the_next_is_another(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("POSTBOTE_TEST_RUN", str(tmp_path))
+        script = (
+            "from pathlib import Path\n"
+            "from tests.services import sessions, processes\n"
+            "sessions.end_current()\n"
+            "p = processes.spawn(sessions.current(), ['sleep', '600'], log=Path('/dev/null'))\n"
+            "folder = sessions.current().folder\n"
+            "sessions.end_current()\n"
+            "print(p.alive(), folder.exists(), sessions.current().folder == folder)\n"
+        )
+        printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+        assert printed.split() == ["False", "False", "False"]
+        assert list((tmp_path / "sessions").iterdir()) == []

@@ -1,5 +1,6 @@
 """What a setting means, and what a wrong one is told."""
 
+import base64
 from ipaddress import ip_network
 
 import pytest
@@ -14,6 +15,8 @@ RAFAY = {
     "FW_EVENT_SMTP_SERVER_USERNAME": "u@example.com",
     "FW_EVENT_SMTP_SERVER_PASSWORD": "geheim",
 }
+
+KEY, OTHER_KEY = (base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2))
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,13 @@ RAFAY = {
         ({"POSTBOTE_EGRESS_ALLOW": "10.0.0.1/8"}, "POSTBOTE_EGRESS_ALLOW: "),
         ({"POSTBOTE_EGRESS_PORTS": "26,x"}, "POSTBOTE_EGRESS_PORTS: 'x' is neither a port nor a range"),
         ({"POSTBOTE_EGRESS_PORTS": "30-20"}, "POSTBOTE_EGRESS_PORTS: '30-20' is neither"),
+        (
+            {"POSTBOTE_AUDIT_SIGNING_KEY": "geheim"},
+            "POSTBOTE_AUDIT_SIGNING_KEY: expected a key as `postbote audit key`",
+        ),
+        ({"POSTBOTE_AUDIT_SIGNING_KEY": "Z2VoZWlt"}, "POSTBOTE_AUDIT_SIGNING_KEY: expected a key"),
+        ({"POSTBOTE_AUDIT_VERIFY_KEYS": f"{KEY},geheim"}, "POSTBOTE_AUDIT_VERIFY_KEYS: expected a key"),
+        ({"POSTBOTE_AUDIT_HEAD_S": "0"}, "POSTBOTE_AUDIT_HEAD_S: "),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_the_variable(environment: dict[str, str], expected: str) -> None:
@@ -69,6 +79,16 @@ def test_the_same_thing_set_twice_alike_is_fine() -> None:
 
 def test_without_a_host_there_is_no_controller_record() -> None:
     assert load_settings({}).controller_record() is None
+
+
+def test_the_audits_keys_are_read_and_the_private_one_does_not_show() -> None:
+    found = load_settings(
+        {"POSTBOTE_AUDIT_SIGNING_KEY": f" {KEY}\n", "POSTBOTE_AUDIT_VERIFY_KEYS": f"{KEY}, {OTHER_KEY}"}
+    )
+    assert found.audit_signing_key
+    assert found.audit_signing_key.get_secret_value() == KEY
+    assert found.audit_verify_keys == (KEY, OTHER_KEY)
+    assert KEY not in repr(found.audit_signing_key)
 
 
 def test_secrets_do_not_show() -> None:

@@ -1,9 +1,11 @@
 """``GET /event/v1/auditlog``: was it sent, and who changed what? In the documented spelling of ``filter.*`` parameters.
 
 The asker's own scope is laid over every question (`worker.control.audit_scope`): whatever a filter
-says, only records within it are found.
+says, only records within it are found. Eight searches of one scope run at once, sixteen in a process; one whose
+client has gone ends. Words are looked for in a range of time (`worker.control.audit_bounds`).
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,22 +13,30 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from schemas.audit_filters import Format
-from schemas.audit_query import PREFIX, AuditPage, AuditQueryError, AuditRequest, parse_audit_request
+from schemas.audit_query import PREFIX, AuditPage, AuditQuery, AuditQueryError, AuditRequest, parse_audit_request
 from worker.api.audit_cursors import Cursors, expired
 from worker.api.audit_export import Exports
 from worker.api.auth import Asker, Gate
 from worker.api.described import problems
+from worker.api.leaving import while_awaited
 from worker.api.ports import AuditSearch
 from worker.api.problem import Problem
-from worker.api.turns import draw
+from worker.api.turns import Places, draw
+from worker.control.audit_bounds import MAX_TEXT_RANGE, bounded, too_long
 from worker.control.audit_rows import MEDIA_TYPES
 from worker.control.audit_scope import scoped, shown_to
 from worker.control.principals import Principal
 from worker.control.throttle import PER_CLIENT, Throttle
 from worker.errors import CursorExpired
 
+# As many as an operator's dashboard asks for at once; OpenSearch works through about as many on a small node.
+_OF_ONE = 8
+_AT_ONCE = 16
+_AGAIN_S = 1.0
+
 FILTERS = {
-    "timefrom": "Earliest time: now, now-1h, now-7d/d, ISO 8601 with a zone, or epoch seconds or milliseconds",
+    "timefrom": "Earliest time: now, now-1h, now-7d/d, ISO 8601 with a zone, or epoch seconds or milliseconds; with "
+    "text 31 days before the latest unless given",
     "timeto": "Latest time, included; a rounded one (now/d) means its unit's end",
     "offset": "Records to pass over; with the limit 10,000 at most",
     "limit": "Records of one page, 1 to 1,000; 10 unless given",
@@ -52,7 +62,10 @@ FILTERS = {
 ANSWERS: dict[int | str, dict[str, Any]] = {
     **problems(400, 401, 403, 410, 429, 503),
     200: {
-        "description": "One page: total, offset, limit, took_ms, records, and where there are more, next",
+        "description": (
+            "One page: total, offset, limit, took_ms, records, where there are more next, and where words were looked "
+            "for in less than all times timefrom"
+        ),
         "content": {"application/json": {}, **{kind.partition(";")[0]: {} for kind in MEDIA_TYPES.values()}},
     },
 }
@@ -62,30 +75,43 @@ ANSWERS[400]["description"] = "A filter is unknown, repeated or wrong: it is nam
 class AuditDesk:
     """Answers the requests of both spellings over one audit."""
 
-    def __init__(self, search: AuditSearch, *, cursors: Cursors | None = None, exports: Exports | None = None) -> None:
-        """Take the audit; without `cursors` of a shared key, no other process knows those given here."""
+    def __init__(
+        self,
+        search: AuditSearch,
+        *,
+        cursors: Cursors | None = None,
+        exports: Exports | None = None,
+        places: Places | None = None,
+    ) -> None:
+        """Take the audit; without `cursors` of a shared key, no other process knows those given here.
+
+        `places`: how many searches run at once.
+        """
         self._search = search
         self._cursors = cursors or Cursors()
         self._exports = exports or Exports(search)
         self._openings = Throttle(PER_CLIENT)
+        self._places = places or Places(at_once=_AT_ONCE, of_one=_OF_ONE, again_s=_AGAIN_S)
 
     async def answer(self, request: Request, principal: Principal, prefix: str) -> Response:
         """Answer one request; raises Problem for what is asked, AuditUnavailable where nothing is known."""
         try:
-            # Read from the pairs themselves: an unknown or repeated filter must be an error, not a wider answer.
-            asked = parse_audit_request(request.query_params.multi_items(), datetime.now(UTC), prefix=prefix)
+            asked = _read(request, prefix)
         except AuditQueryError as error:
             raise Problem(400, "Invalid filter", str(error), [(error.path, error.message)]) from None
         if asked.format is not Format.JSON:
-            return await self._exports.begin(scoped(asked.query, principal), asked.format, principal)
-        page = await self._page(asked, principal)
-        shown = _shown(page, principal)
+            stream = self._exports.begin(scoped(asked.query, principal), asked.format, principal)
+            return await while_awaited(request, stream)
+        if asked.cursor is not None:
+            asked = replace(asked, query=self._cursors.opened(asked, principal))
+        with self._places.taken(str(principal.scope)):
+            page = await while_awaited(request, self._page(asked.query, principal))
+        shown = _shown(page, principal) | _bound_of(asked)
         if page.next is not None:
             shown["next"] = self._cursors.seal(page.next, asked, principal)
         return Response(orjson.dumps(shown), media_type="application/json")
 
-    async def _page(self, asked: AuditRequest, principal: Principal) -> AuditPage:
-        wanted = asked.query if asked.cursor is None else self._cursors.opened(asked, principal)
+    async def _page(self, wanted: AuditQuery, principal: Principal) -> AuditPage:
         if wanted.after is not None and wanted.after.snapshot is None:
             draw(self._openings, str(principal.scope))  # the store keeps something for each cursor that is begun
         query = scoped(wanted, principal)
@@ -119,6 +145,27 @@ def parameters(prefix: str) -> list[dict[str, Any]]:
         {"name": f"{prefix}{name}", "in": "query", "required": False, "description": text, "schema": {"type": "string"}}
         for name, text in FILTERS.items()
     ]
+
+
+def _read(request: Request, prefix: str) -> AuditRequest:
+    now = datetime.now(UTC)
+    # Read from the pairs themselves: an unknown or repeated filter must be an error, not a wider answer.
+    asked = parse_audit_request(request.query_params.multi_items(), now, prefix=prefix)
+    query = bounded(asked.query, now)
+    if query.time_from != asked.query.time_from and asked.format is not Format.JSON:
+        # A file could not say that it holds the last weeks alone.
+        raise AuditQueryError(f"{prefix}timefrom", "has to be given where words are looked for in a stream")
+    if too_long(query, now):
+        raise AuditQueryError(f"{prefix}timefrom", f"words are looked for in {MAX_TEXT_RANGE.days} days at most")
+    return replace(asked, query=query)
+
+
+def _bound_of(asked: AuditRequest) -> dict[str, Any]:
+    """Where the asker did not say from when, and the answer is not about all times."""
+    since = asked.query.time_from
+    if since is None or "timefrom" in asked.question:
+        return {}
+    return {"timefrom": since.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")}
 
 
 def _shown(page: AuditPage, principal: Principal) -> dict[str, Any]:

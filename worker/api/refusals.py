@@ -16,6 +16,8 @@ from worker.api.bodies import faults, faults_of, invalid_fields
 from worker.api.problem import Problem, not_found, problem
 from worker.control.errors import InUse, NotFound, NotWorking, PasswordNeeded, Refused, Stale, Taken
 from worker.errors import (
+    AuditNotAllowed,
+    AuditTooSlow,
     AuditUnavailable,
     BrokerUnavailable,
     PublishRefused,
@@ -42,6 +44,17 @@ _REFUSALS: dict[type[Refused], tuple[int, str]] = {
 _AWAY: dict[type[Exception], tuple[str, str]] = {
     StoreUnavailable: ("Store unavailable", "the database cannot be used now: nothing was changed"),
     AuditUnavailable: ("Audit unavailable", "the audit is away: nothing is known about the question"),
+    AuditTooSlow: (
+        "Audit took too long",
+        "there is no whole answer within 10 s, and half of one would mislead: ask about less time, or add a filter",
+    ),
+    AuditNotAllowed: (
+        "Audit unavailable",
+        (
+            "OpenSearch does not let the audit be read: the operator has to mend the user, password or role that "
+            "POSTBOTE_OPENSEARCH_READER_USER names (POSTBOTE_OPENSEARCH_USER, where that is not set)"
+        ),
+    ),
     BrokerUnavailable: ("Not published", "the queue is away: nothing was published"),
     PublishRefused: ("Not published", "the queue did not take the event"),
 }

@@ -2,6 +2,9 @@
 
 The asker's own scope is laid over the question as it is over a search. To a tenant, SMTP records of a
 wider scope are one number (``foreign``): neither their hosts nor their names are its to know.
+
+A count reads every record of its range: four of one scope run at once, eight in a process, two a second begin in
+the long run, and one whose client has gone ends.
 """
 
 from dataclasses import replace
@@ -25,9 +28,12 @@ from schemas.audit_stats import (
 from worker.api.audit_log import FILTERS as SEARCHED
 from worker.api.auth import Asker, Gate
 from worker.api.described import problems
+from worker.api.leaving import while_awaited
 from worker.api.problem import Problem
+from worker.api.turns import Turns
 from worker.control.audit_scope import scoped
 from worker.control.principals import Principal
+from worker.control.throttle import PER_DASHBOARD, Throttle
 
 PARAMETERS = {
     "by": f"What to group by: {', '.join(By)}; outcome unless given",
@@ -39,10 +45,13 @@ PARAMETERS = {
     "timeto": f"{SEARCHED['timeto']}; now unless given",
 }
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    **problems(400, 401, 403, 503),
+    **problems(400, 401, 403, 429, 503),
     200: {"description": "Counts of records of type email.delivery: total, outcomes, groups, buckets, percentiles"},
 }
 _ANSWERS[400]["description"] = "A parameter is unknown, repeated or wrong, or asks for too many buckets: it is named"
+
+
+_AT_ONCE, _OF_ONE = 8, 4
 
 
 class AuditStats(Protocol):
@@ -53,9 +62,13 @@ class AuditStats(Protocol):
         ...
 
 
-def stats_router(stats: AuditStats, gate: Gate) -> APIRouter:
-    """Build the endpoint over `stats`; any principal may ask, and counts what its scope reaches."""
+def stats_router(stats: AuditStats, gate: Gate, *, turns: Turns | None = None) -> APIRouter:
+    """Build the endpoint over `stats`; any principal may ask, and counts what its scope reaches.
+
+    `turns`: how many counts run at once, and how often they begin.
+    """
     router = APIRouter(tags=["audit"])
+    bound = turns or Turns(Throttle(PER_DASHBOARD), at_once=_AT_ONCE, of_one=_OF_ONE)
 
     @router.get(
         "/v1/stats",
@@ -69,7 +82,11 @@ def stats_router(stats: AuditStats, gate: Gate) -> APIRouter:
         except AuditQueryError as error:
             raise Problem(400, "Invalid parameter", str(error), [(error.path, error.message)]) from None
         query = _narrowed(asked, asker.principal)
-        counted = await stats.count(query) if query else _nothing(asked)
+        if query is None:
+            counted = _nothing(asked)
+        else:
+            with bound.taken(str(asker.scope)):
+                counted = await while_awaited(request, stats.count(query))
         return Response(orjson.dumps(stats_document(query or asked, counted)), media_type="application/json")
 
     return router

@@ -17,11 +17,13 @@ from typing import Any
 import structlog
 
 from schemas.audit import AuditRecord
-from worker.audit.duplicates import Stored, whose
-from worker.audit.entries import Entry, Ticket, Verdict, as_duplicate, bury, entry_of, judge
+from worker.audit.duplicates import standings
+from worker.audit.entries import Entry, Ticket, Verdict, as_duplicate, as_void, bury, entry_of, judge
 from worker.audit.index_template import ensure_template
 from worker.audit.link import Call, OpenSearchLink, RequestRefused, backoff_s
+from worker.audit.proof_index import ensure_proof_template
 from worker.errors import AuditUnavailable
+from worker.proof.contested import Standing
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +37,7 @@ ItemAnswer = tuple[int, str]
 """An item's HTTP status, and the reason where it was refused."""
 
 Document = tuple[str, str, bytes]
-"""A record's id, the month of its index (``YYYY.MM``), and itself as JSON in one line."""
+"""A record's id, the month of its index (``YYYY.MM``, or what stands there), and itself as JSON in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,19 @@ class BulkLimits:
 class BulkWriter:
     """Collects the records of all writers and creates them in bulk; one flusher task."""
 
-    def __init__(self, link: OpenSearchLink, prefix: str, limits: BulkLimits | None = None) -> None:
-        """Write to ``PREFIX-YYYY.MM``; the template is installed before the first record."""
+    def __init__(
+        self,
+        link: OpenSearchLink,
+        prefix: str,
+        limits: BulkLimits | None = None,
+        lookup_link: OpenSearchLink | None = None,
+    ) -> None:
+        """Write to ``PREFIX-YYYY.MM``; the templates are installed before the first record.
+
+        What is there already is read by `lookup_link`, for a `link` whose user may only write.
+        """
         self._link = link
+        self._lookup_link = lookup_link or link
         self._prefix = prefix
         self._limits = limits or BulkLimits()
         self._template_ensured = False
@@ -241,7 +253,7 @@ class BulkWriter:
         except RequestRefused as refusal:
             await self._deliver_refused(batch, refusal)
             return
-        verdicts = [(entry, answer, judge(answer[0], dead=entry.dead)) for entry, answer in answered]
+        verdicts = [(entry, answer, judge(*answer, dead=entry.dead)) for entry, answer in answered]
         again = [(entry, answer) for entry, answer, verdict in verdicts if verdict is Verdict.AGAIN]
         if len(again) < len(verdicts):
             self._link.health.succeeded(took_records=True)
@@ -255,19 +267,22 @@ class BulkWriter:
         await self._settle_there([entry for entry, _, verdict in verdicts if verdict is Verdict.THERE_ALREADY])
 
     async def _settle_there(self, entries: Sequence[Entry]) -> None:
-        """Settle what was there already; where it is another worker's acceptance, ours is recorded beside it."""
+        """Settle what was there already; where something else is, ours is recorded beside it, or its absence is."""
         try:
-            found = await whose(self._link, entries)
+            found = list(zip(entries, await standings(self._lookup_link, entries), strict=True))
         except AuditUnavailable as error:
-            self._link.health.failed(str(error))
+            self._lookup_link.health.failed(str(error))
             self._try_again(entries, str(error), stuck=False)
             return
-        self.settle(entry for entry, stored in zip(entries, found, strict=True) if stored is Stored.OURS)
-        for entry, stored in zip(entries, found, strict=True):
-            if stored is Stored.ANOTHERS:
+        self.settle(entry for entry, standing in found if standing is Standing.OURS)
+        for entry, standing in found:
+            if standing is Standing.DUPLICATE:
                 log.warning("accepted by another worker too: both are recorded", id=entry.document_id)
                 self._replace(entry, as_duplicate(entry))
-        gone = [entry for entry, stored in zip(entries, found, strict=True) if stored is Stored.GONE]
+            elif standing is Standing.VOID:
+                log.info("recorded by another worker too: the first record stands", id=entry.document_id)
+                self._replace(entry, as_void(entry))
+        gone = [entry for entry, standing in found if standing is None]
         if gone:
             self._try_again(gone, "what was there is gone", stuck=False)
 
@@ -306,6 +321,7 @@ class BulkWriter:
     async def _ensure_template(self) -> None:
         if not self._template_ensured:
             await ensure_template(self._link, self._prefix)
+            await ensure_proof_template(self._link, self._prefix)
             self._template_ensured = True
 
     def _bury(self, entry: Entry, reason: str) -> None:

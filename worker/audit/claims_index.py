@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from worker.audit.link import Call, OpenSearchLink, RequestRefused
+from worker.audit.link import Call, NotAllowed, OpenSearchLink, RequestRefused
 from worker.errors import AuditUnavailable
 
 _VERSION = 1
@@ -44,13 +44,19 @@ def claims_template(prefix: str) -> dict[str, Any]:
 
 
 async def ensure_claims_template(link: OpenSearchLink, prefix: str) -> None:
-    """Install the template unless it is there; safe from any number of replicas at once. Raises AuditUnavailable."""
+    """Install the template unless it is there; safe from any number of replicas at once. Raises AuditUnavailable.
+
+    A user who may not install it needs one that is there already.
+    """
     path = f"/_index_template/{claims_index(prefix)}-v{_VERSION}"
     if await _installed(link, path):
         return
     try:
         body = orjson.dumps(claims_template(prefix))
         await link.request(Call("PUT", path, body, {"create": "true"}, _TIMEOUT_S))
+    except NotAllowed as error:
+        msg = f"OpenSearch has no index template of the claims: run `postbote audit migrate` as one who may ({error})"
+        raise NotAllowed(msg) from error
     except RequestRefused as refusal:
         # Another replica was faster, or it was refused in earnest: only its presence tells.
         if not await _installed(link, path):

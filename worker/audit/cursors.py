@@ -12,15 +12,17 @@ from typing import Any
 
 import orjson
 
-from schemas.audit_query import AuditQuery, Continuation
+from schemas.audit_query import Continuation
 from worker.audit.link import Call, OpenSearchLink, RequestRefused
-from worker.audit.search_body import TIMEOUT_S, filters_of, sort_of
+from worker.audit.search_body import TIMEOUT_S
 from worker.errors import CursorExpired
 
 KEEP_ALIVE = "5m"
 """So long a point in time waits for the next page; OpenSearch keeps 300 of them at once unless told otherwise."""
 
 _NOT_FOUND = 404
+# What is said of a point in time over a month whose place its copy has taken since (see `migration`).
+_MIGRATED = "matches an alias"
 _POINT = "/_search/point_in_time"
 _FIRST_DOC = -1  # below every number of a document
 _EXPIRED = "the cursor has expired: begin again with the first page"
@@ -32,7 +34,9 @@ async def opened(link: OpenSearchLink, indices: str, after: Continuation) -> Con
         return after
     params = {"keep_alive": KEEP_ALIVE, "allow_partial_pit_creation": "false"}
     answer = await link.request(Call("POST", f"/{indices}{_POINT}", params=params, timeout_s=TIMEOUT_S))
-    return replace(after, snapshot=str(answer["pit_id"]), position=(*after.position, _FIRST_DOC))
+    # A place within a millisecond goes on among those that are equal to it, too.
+    among = (_FIRST_DOC,) if len(after.position) > 1 else ()
+    return replace(after, snapshot=str(answer["pit_id"]), position=(*after.position, *among))
 
 
 async def closed(link: OpenSearchLink, after: Continuation) -> None:
@@ -46,31 +50,14 @@ async def closed(link: OpenSearchLink, after: Continuation) -> None:
             raise
 
 
-def further_body(query: AuditQuery, after: Continuation) -> dict[str, Any]:
-    """The request for the page behind `after`, of one record more: that there is one says that it goes on."""
-    return {
-        "query": {"bool": {"filter": filters_of(query)}},
-        "sort": [*sort_of(query), {"_doc": {"order": "asc"}}],
-        "search_after": list(after.position),
-        "size": query.limit + len(after.shown) + 1,
-        "pit": {"id": after.snapshot, "keep_alive": KEEP_ALIVE},
-        "track_total_hits": False,  # counted by the first page
-        "timeout": f"{TIMEOUT_S:.0f}s",
-    }
-
-
-async def ask_further(link: OpenSearchLink, query: AuditQuery, after: Continuation, params: Mapping[str, str]) -> Any:
+async def ask_further(
+    link: OpenSearchLink, here: Continuation, params: Mapping[str, str], body: Mapping[str, Any]
+) -> Any:
     """Ask within the point in time. Raises CursorExpired where it is gone, or AuditUnavailable."""
-    body = orjson.dumps(further_body(query, after))
+    within = orjson.dumps({**body, "pit": {"id": here.snapshot, "keep_alive": KEEP_ALIVE}})
     try:
-        return await link.request(Call("POST", "/_search", body, params, timeout_s=TIMEOUT_S + 2))
+        return await link.request(Call("POST", "/_search", within, params, timeout_s=TIMEOUT_S + 2))
     except RequestRefused as refusal:
-        if refusal.status != _NOT_FOUND:
+        if refusal.status != _NOT_FOUND and _MIGRATED not in str(refusal):
             raise
         raise CursorExpired(_EXPIRED) from refusal
-
-
-def begun(hits: list[dict[str, Any]], total: int) -> Continuation:
-    """Where an ordinary page ends; `hits` are all of it, and not none."""
-    last = hits[-1]["sort"]
-    return Continuation(tuple(last), total=total, shown=tuple(hit["_id"] for hit in hits if hit["sort"] == last))

@@ -13,6 +13,8 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
+_LOGGED_EVERY_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class AuditState:
@@ -39,6 +41,7 @@ class Health:
         self._reason: str | None = None
         self._refusing = False
         self._last_failure = float("-inf")
+        self._logged, self._logged_at = "", float("-inf")
 
     @property
     def failing(self) -> bool:
@@ -72,9 +75,12 @@ class Health:
         self._note(reason)
 
     def _note(self, reason: str) -> None:
+        """Keep the reason; the first failure of a row is logged, and a new reason, but no flood of them."""
         self._reason = reason
-        if self._failing_since is None:  # only the first failure of a row is logged
-            self._failing_since = datetime.now(UTC)
+        now = time.monotonic()
+        if self._failing_since is None or (reason != self._logged and now - self._logged_at >= _LOGGED_EVERY_S):
+            self._failing_since = self._failing_since or datetime.now(UTC)
+            self._logged, self._logged_at = reason, now
             log.warning("OpenSearch is away: what needs it waits", reason=reason)
 
     def state(self, waiting: int = 0) -> AuditState:

@@ -4,7 +4,8 @@ Each version has a name and a priority of its own, and OpenSearch uses the templ
 priority: replicas of two versions that start together cannot overwrite each other's, and what an
 operator changed in an installed template stays. An older replica installs nothing once a newer
 version is there. A newer one also teaches the indices that exist its new fields: a template alone
-would take effect with the next month.
+would take effect with the next month. What more an older month needs is `postbote audit migrate`'s
+to bring (see `migration`): which version a month has stands in its mapping's `_meta`.
 """
 
 import re
@@ -13,21 +14,29 @@ from typing import Any
 import orjson
 import structlog
 
-from worker.audit.link import Call, OpenSearchLink, RequestRefused
+from worker.audit.create_only import ensure_pipeline, pipeline_name
+from worker.audit.link import Call, NotAllowed, OpenSearchLink, RequestRefused
 from worker.errors import AuditUnavailable
 
 log = structlog.get_logger(__name__)
 
 _NOT_FOUND = 404
+_MIGRATE_FIRST = (
+    "OpenSearch has no index template {name}, and this user may not install it: "
+    "run `postbote audit migrate` as one who may ({reason})"
+)
 
 # 2: the fields of changes to the control plane (schemas.audit_change); 3: the recipient's domain; 4: the chain, and the
 # recipient's keyed hash.
 VERSION = 4
+VERSION_KEY = "template"
+"""Under this key, the version that an index was made by or brought up to stands in its mapping's `_meta`."""
 DEAD_LETTER_MONTH = "deadletter"
 """Stands where the month stands in the name of the index that keeps what could not be indexed."""
 
 # Longer than any identifier that an event may carry (256), in characters; what is longer is kept, not indexed.
-_KEYWORD: dict[str, Any] = {"type": "keyword", "ignore_above": 1024}
+MAX_INDEXED_CHARS = 1024
+_KEYWORD: dict[str, Any] = {"type": "keyword", "ignore_above": MAX_INDEXED_CHARS}
 _DATE: dict[str, Any] = {"type": "date"}
 _MILLISECONDS: dict[str, Any] = {"type": "float"}
 
@@ -104,6 +113,15 @@ _PROPERTIES: dict[str, Any] = {
 }
 
 
+def mappings() -> dict[str, Any]:
+    """The mappings of an index of this version."""
+    return {
+        "_meta": {VERSION_KEY: VERSION},
+        "dynamic": False,
+        "properties": {**_PROPERTIES, "recipient": {**_RECIPIENT, **_BY_DOMAIN}},
+    }
+
+
 def template_name(prefix: str = "systemaudit") -> str:
     """The name under which this version is installed."""
     return f"{prefix}-v{VERSION}"
@@ -128,12 +146,10 @@ def index_template(prefix: str = "systemaudit", auto_expand_replicas: str = "0-1
                     # The default, and said here because the promise rests on it: an answered write is on disk.
                     "translog": {"durability": "request"},
                     "analysis": _ANALYSIS,
+                    "final_pipeline": pipeline_name(prefix),
                 }
             },
-            "mappings": {
-                "dynamic": False,
-                "properties": {**_PROPERTIES, "recipient": {**_RECIPIENT, **_BY_DOMAIN}},
-            },
+            "mappings": mappings(),
         },
         "_meta": {"description": "Postbote's SYSTEMAUDIT records, one for each recipient and transition, or change"},
     }
@@ -142,25 +158,36 @@ def index_template(prefix: str = "systemaudit", auto_expand_replicas: str = "0-1
 async def ensure_template(link: OpenSearchLink, prefix: str) -> None:
     """Install this version's template unless it, or a newer one, is there.
 
-    Safe from any number of replicas at once. Raises AuditUnavailable.
+    Safe from any number of replicas at once. Raises AuditUnavailable. A user who may not install it needs
+    one that is there already.
     """
-    installed = await _installed_version(link, prefix)
+    installed = await installed_version(link, prefix)
     if installed >= VERSION:
         return
+    try:
+        await _install(link, prefix, installed)
+    except NotAllowed as error:
+        if not installed:
+            raise NotAllowed(_MIGRATE_FIRST.format(name=template_name(prefix), reason=error)) from error
+        log.warning("the audit's indices are of an older version: run `postbote audit migrate`", version=installed)
+
+
+async def _install(link: OpenSearchLink, prefix: str, installed: int) -> None:
     if installed:
         await _extend_indices(link, prefix)  # first, so that whoever is interrupted does it again
+    await ensure_pipeline(link, prefix)
     body = orjson.dumps(index_template(prefix))
     try:
         await link.request(Call("PUT", f"/_index_template/{template_name(prefix)}", body, {"create": "true"}))
     except RequestRefused as refusal:
         # Another replica was faster, or it was refused in earnest: only its presence tells.
-        if await _installed_version(link, prefix) < VERSION:
+        if await installed_version(link, prefix) < VERSION:
             msg = f"OpenSearch does not take the index template {template_name(prefix)}: {refusal}"
             raise AuditUnavailable(msg) from refusal
 
 
-async def _installed_version(link: OpenSearchLink, prefix: str) -> int:
-    """The newest version that is installed; 0 where none is."""
+async def installed_version(link: OpenSearchLink, prefix: str) -> int:
+    """The newest version that is installed; 0 where none is. Raises AuditUnavailable."""
     try:
         answer = await link.request(
             Call("GET", f"/_index_template/{prefix}-v*", params={"filter_path": "index_templates.name"})

@@ -17,7 +17,7 @@ from opensearchpy import AsyncOpenSearch
 from opensearchpy.exceptions import OpenSearchException, TransportError
 
 from worker.audit.health import Health
-from worker.errors import AuditUnavailable
+from worker.errors import AuditNotAllowed, AuditTooSlow, AuditUnavailable
 
 _FIRST_BACKOFF_S = 0.1
 # Records go on within a second of its return.
@@ -26,6 +26,10 @@ _MAX_BACKOFF_S = 1.0
 _CLOSING_BACKOFF_S = 0.2
 _MAX_REASON_CHARS = 300
 _REFUSALS = frozenset({400, 404, 405, 409, 413})
+# X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH
+_OTHER_HOST = frozenset({62, 64})
+# How it says so where half an answer is not allowed: by `timeout`, and by `cancel_after_time_interval`.
+_OUT_OF_TIME = frozenset({"time_exceeded_exception", "task_cancelled_exception"})
 _CONNECTIONS = 8
 
 
@@ -38,15 +42,27 @@ class RequestRefused(AuditUnavailable):
         self.status = status
 
 
+class NotAllowed(AuditNotAllowed):
+    """OpenSearch does not allow this user what is needed, or blocks it for now (403)."""
+
+
+class ShardsMissing(AuditUnavailable):
+    """Some of what was to be searched has no copy that answers, or has just been removed (see `whole`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenSearchAccess:
-    """Where OpenSearch is and who asks. `url` is http(s)://host:port; `ca_file` a PEM file."""
+    """Where OpenSearch is and who asks. `url` is http(s)://host:port; `ca_file` a PEM file.
+
+    `setting` names what sets the user, for whoever has to mend what OpenSearch refuses it.
+    """
 
     url: str
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     verify: bool = True
+    setting: str = "POSTBOTE_OPENSEARCH_USER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +142,7 @@ class OpenSearchLink:
     def __init__(self, access: OpenSearchAccess, transport: Transport | None = None) -> None:
         """Connect lazily by `access`, or use the `transport` given."""
         self.health = Health()
+        self.setting = access.setting
         self._transport = transport or connect(access)
         self._closing = asyncio.Event()
 
@@ -141,7 +158,7 @@ class OpenSearchLink:
                 headers={"content-type": call.content_type},
             )
         except OpenSearchException as error:
-            raise _translate(error) from error
+            raise _translate(error, self.setting) from error
 
     async def pause(self, seconds: float) -> None:
         """Wait; a link that is closing waits only shortly, and one that begins to close is woken."""
@@ -162,27 +179,71 @@ class OpenSearchLink:
         await self._transport.close()
 
 
-def _translate(error: OpenSearchException) -> AuditUnavailable:
+def _translate(error: OpenSearchException, setting: str) -> AuditUnavailable:
     if not isinstance(error, TransportError):
         return AuditUnavailable(f"OpenSearch gave an answer that cannot be read: {_short(error)}")
-    status = error.status_code
-    if isinstance(status, int) and status in _REFUSALS:
-        return RequestRefused(status, f"OpenSearch refused the request: {_short(error)}")
-    return AuditUnavailable(_explain(status, error))
-
-
-def _explain(status: int | str, error: TransportError) -> str:
-    match status:
+    match error.status_code:
         case 401:
-            return "OpenSearch does not accept the user and password (401)"
+            return AuditNotAllowed(f"OpenSearch does not accept the user and password (401): see {setting}")
         case 403:
-            return f"OpenSearch does not allow this user what is needed: {_short(error)}"
-        case int():
-            return f"OpenSearch answers {status}: {_short(error)}"
-        case "TIMEOUT":
-            return "OpenSearch cannot be reached: no answer in time"
+            return NotAllowed(_forbidden(error, setting))
+        case int(status) if status in _REFUSALS:
+            return RequestRefused(status, f"OpenSearch refused the request: {_short(error)}")
         case _:
-            return f"OpenSearch cannot be reached: {_short(error.error)}"
+            return _unavailable(error)
+
+
+def _unavailable(error: TransportError) -> AuditUnavailable:
+    if _ran_out_of_time(error):
+        return AuditTooSlow("OpenSearch had no whole answer within the time that one question has")
+    return (ShardsMissing if _misses_shards(error) else AuditUnavailable)(_unanswered(error))
+
+
+def _forbidden(error: TransportError, setting: str) -> str:
+    match error.info:
+        case {"error": {"type": "cluster_block_exception", "reason": str(reason)}}:
+            return f"OpenSearch forbids this now: {_short(reason)}"
+        case {"error": {"reason": str(reason)}}:
+            return f"OpenSearch does not allow this user what is needed: {_short(reason)}: see {setting}"
+    return f"OpenSearch does not allow this user what is needed: {_short(error)}: see {setting}"
+
+
+def _unanswered(error: TransportError) -> str:
+    """Why there is no answer; what is wrong with a certificate is said with what would mend it."""
+    if isinstance(error.status_code, int):
+        return f"OpenSearch answers {error.status_code}: {_short(error)}"
+    if error.status_code == "TIMEOUT":
+        return "OpenSearch cannot be reached: no answer in time"
+    wrong = _certificate_error(error.info)
+    if wrong is None:
+        return f"OpenSearch cannot be reached: {_short(error.error)}"
+    if wrong.verify_code in _OTHER_HOST:
+        return f"OpenSearch's certificate is for another host than POSTBOTE_OPENSEARCH_URL: {wrong.verify_message}"
+    found = f"OpenSearch's certificate is not trusted: {wrong.verify_message}"
+    return f"{found}: POSTBOTE_OPENSEARCH_CA_FILE names the CA that is"
+
+
+def _certificate_error(error: object) -> ssl.SSLCertVerificationError | None:
+    while isinstance(error, BaseException):
+        # aiohttp wraps it in one of its own, which is of this class, too, and says nothing of it.
+        if isinstance(error, ssl.SSLCertVerificationError) and hasattr(error, "verify_code"):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _ran_out_of_time(error: TransportError) -> bool:
+    match error.info:
+        case {"error": {"root_cause": [*causes]}}:
+            return any(isinstance(each, Mapping) and each.get("type") in _OUT_OF_TIME for each in causes)
+    return False
+
+
+def _misses_shards(error: TransportError) -> bool:
+    match error.info:
+        case {"error": {"type": "search_phase_execution_exception", "root_cause": []}}:
+            return True
+    return False
 
 
 def _short(error: object) -> str:

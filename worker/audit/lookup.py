@@ -1,4 +1,8 @@
-"""Whether records exist already: real-time gets by id, coalesced into one ``_mget`` for many askers.
+"""Whether records exist already: gets by id, coalesced into one ``_mget`` for many askers.
+
+A get sees every write that was answered, refreshed or not: OpenSearch reads its translog for it. Under
+field-level security it silently doesn't, and reads what was last refreshed. So ``refresh`` is asked for,
+which is done in that case alone.
 
 An asker waits for a bounded time: what it does without an answer (send, or let the event rest) is
 not decided here. No answer is never "no".
@@ -10,16 +14,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from worker.audit.index_template import DEAD_LETTER_MONTH
 from worker.audit.link import Call, OpenSearchLink, backoff_s
 from worker.errors import AuditUnavailable
 
 _COALESCE_S = 0.002
 _MAX_IDS = 500
+_NOBODYS = "0" * 40
+_DENIED = "security_exception"
 _PATIENCE_S = 2.0
 # While the link is known to fail, one lookup in so many seconds finds out whether it still does.
 _PROBE_EVERY_S = 1.0
-_ANSWER = {"_source": "false", "filter_path": "docs.found,docs.error.type"}
+_ANSWER = {"_source": "false", "refresh": "true", "filter_path": "docs.found,docs.error.type"}
 # What a get of an index that nobody has written to says: nothing of it is recorded.
 _NO_INDEX = "index_not_found_exception"
 
@@ -56,8 +64,10 @@ class RecordLookup:
         self._patience_s = patience_s
         self._questions: deque[_Question] = deque()
         self._asker: asyncio.Task[None] | None = None
+        self._checker: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
+        self._month = DEAD_LETTER_MONTH  # what was asked for last: of an index that is not there, nothing is refused
 
     async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
         """Of `ids` (document id -> ``YYYY.MM``), those that exist; a month without an index holds none.
@@ -72,6 +82,7 @@ class RecordLookup:
         if self._link.health.failed_within(_PROBE_EVERY_S):
             raise AuditUnavailable("OpenSearch is away: whether something is recorded is not known")
         loop = asyncio.get_running_loop()
+        self._month = next(iter(ids.values()))
         question = _Question(dict(ids), loop.time() + self._patience_s, loop.create_future())
         self._questions.append(question)
         if self._alarm is None:
@@ -80,15 +91,42 @@ class RecordLookup:
             self._asker = asyncio.create_task(self._ask_all(), name="audit lookup")
         return await question.answer
 
+    async def check(self) -> None:
+        """Find out whether lookups work, with the link's health; where not, this goes on behind until they do."""
+        if not await self._check() and not self._closed and (self._checker is None or self._checker.done()):
+            self._checker = asyncio.create_task(self._check_on(), name="audit lookup check")
+
     async def close(self) -> None:
         """Stop asking; whoever waits gets AuditUnavailable."""
         self._closed = True
         if self._alarm is not None:
             self._alarm.cancel()
-        if self._asker is not None:
-            self._asker.cancel()
-            await asyncio.gather(self._asker, return_exceptions=True)
+        tasks = [task for task in (self._asker, self._checker) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._give_up()
+
+    async def _check_on(self) -> None:
+        while not await self._check():
+            await self._link.pause(_PROBE_EVERY_S)
+
+    async def _check(self) -> bool:
+        """Ask for a document that never is; a user without the right to is refused it all the same."""
+        body = orjson.dumps({"docs": [{"_index": f"{self._prefix}-{self._month}", "_id": _NOBODYS}]})
+        try:
+            answer = await self._link.request(Call("POST", "/_mget", body, _ANSWER, timeout_s=self._patience_s))
+            found = _exists(answer["docs"][0])
+        except AuditUnavailable as error:
+            self._link.health.failed(str(error))
+            return False
+        except (KeyError, IndexError, TypeError, AttributeError):
+            found = "its answer cannot be read"
+        if isinstance(found, str):
+            self._link.health.failed(self._refusal(found))
+            return False
+        self._link.health.succeeded()
+        return True
 
     def _expire(self) -> None:
         """Fail whoever has waited long enough; one timer serves all, since all are equally patient."""
@@ -131,8 +169,14 @@ class RecordLookup:
         except AuditUnavailable as error:
             self._link.health.failed(str(error))
             return False
-        self._link.health.succeeded()
+        if unknown == _DENIED:  # each document by itself: a role is missing, and the request was fine
+            self._link.health.failed(self._refusal(unknown))
+        else:
+            self._link.health.succeeded()
         return unknown is None
+
+    def _refusal(self, kind: str) -> str:
+        return f"OpenSearch does not answer lookups: {kind}: see {self._link.setting}"
 
     def _give_up(self) -> None:
         for question in self._questions:

@@ -135,7 +135,8 @@ class DurableAudit:
         if self._outbox_refuses is not None:
             outbox = f"{outbox} and takes none now ({self._outbox_refuses})"
         since = f"OpenSearch failing since {state.failing_since:%H:%M:%S}Z"
-        return f"{since}, {outbox}, {state.waiting} records wait: {state.reason}"
+        # Behind a colon nobody outside would see it; what explains the reason is behind its own.
+        return f"{since}, {outbox}, {state.waiting} records wait; {state.reason}"
 
     def gauges(self) -> Gauges:
         """What there is to measure; read at scrape, so that a record costs nothing."""

@@ -13,6 +13,7 @@ from datetime import datetime
 import orjson
 
 from schemas.audit import CATEGORY
+from schemas.audit_chain import PROOF_MONTH
 from worker.audit.bulk import Document
 from worker.audit.entries import Entry
 from worker.audit.index_template import DEAD_LETTER_MONTH
@@ -20,7 +21,7 @@ from worker.audit.index_template import DEAD_LETTER_MONTH
 MAX_RECORDS = 100
 MAX_BYTES = 256 * 1024
 _ID = re.compile(r"[0-9A-Za-z_-]{1,128}\Z", re.ASCII)
-_MONTH = re.compile(rf"(?:\d{{4}}\.\d{{2}}|{DEAD_LETTER_MONTH})\Z", re.ASCII)
+_MONTH = re.compile(rf"(?:\d{{4}}\.\d{{2}}|{DEAD_LETTER_MONTH}|{PROOF_MONTH})\Z", re.ASCII)
 
 
 class UnreadableMessage(ValueError):

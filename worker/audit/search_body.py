@@ -1,21 +1,25 @@
 """An AuditQuery as OpenSearch's search request: terms, ranges and prefixes, nothing of it parsed as query syntax."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from schemas.audit_filters import Enhanced, Sort, Unseen
 from schemas.audit_query import AuditQuery, epoch_ms
 from schemas.smtp_config import Scope
+from worker.audit.index_template import MAX_INDEXED_CHARS
+from worker.errors import AuditTooSlow
 
 TIMEOUT_S = 10.0
 """So long OpenSearch may look for an answer."""
 
+_TIME = "@timestamp"
 _TERMS = {
     "category": "category",
     "type": "type",
     "outcome": "outcome",
     "partner": "partner",
     "org": "org",
-    "recipient": "recipient",
     "domain": "recipient.domain",
     "event_id": "event_id",
     "event_source": "event_source",
@@ -27,6 +31,7 @@ _WORDS_IN = ("reply.text", "reason")
 _TIEBREAK = (
     ("event_id", "asc", "keyword"),
     ("recipient", "asc", "keyword"),
+    ("recipient_hash", "asc", "keyword"),
     ("attempt", "desc", "integer"),
     ("outcome", "asc", "keyword"),
     ("event_source", "asc", "keyword"),
@@ -42,25 +47,67 @@ _TIEBREAK = (
 Clause = dict[str, Any]
 
 
-def search_body(query: AuditQuery) -> dict[str, Any]:
-    """The search request for a query's page by offset."""
-    return {
-        "query": {"bool": {"filter": filters_of(query)}},
-        "sort": sort_of(query),
-        "from": query.offset,
-        "size": query.limit,
-        "track_total_hits": True,
-        "timeout": f"{TIMEOUT_S:.0f}s",
-    }
+def body_of(query: AuditQuery, *more: Clause) -> dict[str, Any]:
+    """What every search for a query's records says: its filters, and `more`, and how long it may take."""
+    return {"query": {"bool": {"filter": [*filters_of(query), *more]}}, "timeout": f"{TIMEOUT_S:.0f}s"}
+
+
+def count_body(query: AuditQuery, milliseconds: int) -> dict[str, Any]:
+    """How many of the query's records stand before a millisecond."""
+    other = Sort.NEWEST if query.sort is Sort.OLDEST else Sort.OLDEST
+    found = body_of(query, beyond(replace(query, sort=other), milliseconds))
+    return {**found, "size": 0, "track_total_hits": True}
+
+
+def within(milliseconds: int) -> Clause:
+    """The records of one millisecond."""
+    return {"range": {_TIME: {"gte": milliseconds, "lte": milliseconds, "format": "epoch_millis"}}}
+
+
+def beyond(query: AuditQuery, milliseconds: int) -> Clause:
+    """The records behind a millisecond, in the query's order."""
+    bound = "gt" if query.sort is Sort.OLDEST else "lt"
+    return {"range": {_TIME: {bound: milliseconds, "format": "epoch_millis"}}}
+
+
+def hits_of(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The records found. Raises AuditTooSlow where these are not all."""
+    require_whole(answer)
+    found: list[dict[str, Any]] = answer.get("hits", {}).get("hits", [])  # the path filter drops an empty list
+    return found
+
+
+def require_whole(answer: Mapping[str, Any]) -> None:
+    """Raise AuditTooSlow where OpenSearch says that its time was over before the end.
+
+    Postbote never asks for ``terminate_after``: whoever asks whether a mail was sent must not be told of half the
+    records. ``terminated_early`` says nothing without it: OpenSearch sets it for whole counts that an index gave.
+    """
+    if answer["timed_out"]:
+        msg = "OpenSearch stopped before it had looked at every record"
+        raise AuditTooSlow(msg)
 
 
 def sort_of(query: AuditQuery) -> list[Clause]:
     """The order: by time either way, and within a millisecond always the same."""
     order = "asc" if query.sort is Sort.OLDEST else "desc"
     return [
-        {"@timestamp": {"order": order, "unmapped_type": "date"}},
+        {_TIME: {"order": order, "unmapped_type": "date"}},
         *({name: {"order": order, "unmapped_type": kind}} for name, order, kind in _TIEBREAK),
     ]
+
+
+def tie_of(document: Mapping[str, Any]) -> tuple[tuple[bool, Any], ...]:
+    """What a stored document is told apart by within its millisecond: in the order in which OpenSearch sorts it."""
+    return tuple(_tie(document.get(name), name, order) for name, order, _ in _TIEBREAK)
+
+
+def _tie(value: Any, name: str, order: str) -> tuple[bool, Any]:
+    if order == "desc":
+        return (False, -value) if isinstance(value, int) else (True, 0)
+    if not isinstance(value, str) or len(value) > MAX_INDEXED_CHARS:
+        return (True, "")
+    return (False, value.lower() if name == "recipient" else value)
 
 
 def filters_of(query: AuditQuery) -> list[Clause]:
@@ -68,6 +115,8 @@ def filters_of(query: AuditQuery) -> list[Clause]:
     filters: list[Clause] = [
         {"term": {path: str(value)}} for name, path in _TERMS.items() if (value := getattr(query, name)) is not None
     ]
+    if query.recipient is not None:
+        filters.append(_recipient(query.recipient, query.recipient_hash))
     if query.config_within is not None:
         filters.append(_within(Scope.parse(query.config_within)))
     if query.outcomes:
@@ -85,8 +134,16 @@ def filters_of(query: AuditQuery) -> list[Clause]:
 
 def _times(query: AuditQuery) -> list[Clause]:
     bounds = {"gte": query.time_from, "lte": query.time_to}
-    within = {name: epoch_ms(bound) for name, bound in bounds.items() if bound is not None}
-    return [{"range": {"@timestamp": {**within, "format": "epoch_millis"}}}] if within else []
+    bounded = {name: epoch_ms(bound) for name, bound in bounds.items() if bound is not None}
+    return [{"range": {_TIME: {**bounded, "format": "epoch_millis"}}}] if bounded else []
+
+
+def _recipient(address: str, keyed_hash: str | None) -> Clause:
+    """The records that name the address, and those that know it by its hash."""
+    named: Clause = {"term": {"recipient": address}}
+    if keyed_hash is None:
+        return named
+    return {"bool": {"should": [named, {"term": {"recipient_hash": keyed_hash}}], "minimum_should_match": 1}}
 
 
 def _within(scope: Scope) -> Clause:

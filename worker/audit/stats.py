@@ -14,7 +14,8 @@ import orjson
 from schemas.audit_stats import OF_CONFIG, PERCENTS, By, Counted, Group, Latency, Percentiles, StatsQuery
 from schemas.smtp_config import Scope
 from worker.audit.link import Call, OpenSearchAccess, OpenSearchLink
-from worker.audit.search_body import TIMEOUT_S, filters_of
+from worker.audit.search_body import TIMEOUT_S, filters_of, require_whole
+from worker.audit.whole import ask_whole
 from worker.errors import AuditUnavailable
 
 # A count that ends itself says so; the client gives up on one that does not.
@@ -23,7 +24,6 @@ _OUTCOMES = 50  # more than there are
 _SHARD_GROUPS = 1000  # what each index counts before the largest groups of all are named
 _COMPRESSION = 200
 _PARAMS = {
-    "ignore_unavailable": "true",
     "allow_no_indices": "true",
     # Half a count would be read as a count.
     "allow_partial_search_results": "false",
@@ -53,15 +53,16 @@ class OpenSearchStats:
         ca_file: Path | None = None,
         verify: bool = True,
         index_prefix: str = "systemaudit",
+        setting: str = "POSTBOTE_OPENSEARCH_USER",
     ) -> None:
         """Prepare; raises AuditUnavailable where the CA file cannot be read."""
-        self._link = OpenSearchLink(OpenSearchAccess(url, user, password, ca_file, verify))
+        self._link = OpenSearchLink(OpenSearchAccess(url, user, password, ca_file, verify, setting))
         self._path = f"/{index_prefix}-*/_search"
 
     async def count(self, query: StatsQuery) -> Counted:
         """Count. Raises AuditUnavailable where OpenSearch has no whole answer within 10 s."""
         call = Call("POST", self._path, orjson.dumps(stats_body(query)), _PARAMS, timeout_s=_PATIENCE_S)
-        answer = await self._link.request(call)
+        answer = await ask_whole(self._link, call)
         try:
             return _read(answer, query)
         except (KeyError, TypeError, ValueError) as error:
@@ -133,9 +134,7 @@ def _reached(within: Scope) -> Body:
 
 
 def _read(answer: Any, query: StatsQuery) -> Counted:
-    if answer["timed_out"]:
-        msg = "OpenSearch did not finish the count in time"
-        raise AuditUnavailable(msg)
+    require_whole(answer)
     found = answer.get("aggregations", {})  # without an index there is none
     outcomes = _counts(found.get("outcomes", {}))
     grouped = found["own"]["groups"] if "own" in found else found.get("groups", {})

@@ -38,12 +38,14 @@ _TIMED_OUT = "timed-out"
 _BEFORE_CONNECTED = {Phase.RESOLVE.value, Phase.CONNECT.value}
 UNSEEN = Unseen(tuple(sorted(_BEFORE_CONNECTED)), tuple(sorted(_OUT_OF_REACH)))
 """Where a tenant's words are not looked for, since `without_the_way` shows it something else there."""
+_OF_THE_OPERATOR = {"worker_id", "chain"}
+"""They name a host of the operator's, and how many records of others there are."""
 _TELLING_TIMES = {"connect_ms", "transaction_ms", "total_ms"}
 
 
 def without_the_way(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record as a tenant may see it: one word, phase and time for every server that was not reached."""
-    shown = {name: value for name, value in record.items() if name != "worker_id"}  # it names a host of the operator's
+    shown = {name: value for name, value in record.items() if name not in _OF_THE_OPERATOR}
     reason = _text(record, "reason")
     if _rule_of(reason) == _SECRET:
         shown["reason"] = _SECRET_UNREADABLE

@@ -45,6 +45,7 @@ COLUMNS = {
     "actor": "actor.name",
     "actor_scope": "actor.scope",
     "actor_origin": "actor.origin",
+    "recipient_hash": "recipient_hash",
 }
 """The columns of the CSV by what its first row calls them, with the record's field."""
 

@@ -85,8 +85,9 @@ def _story(records: Sequence[Record], now: datetime, *, complete: bool) -> Story
     ordered = sorted(records, key=_age)
     of_recipients: dict[str | None, list[Record]] = defaultdict(list)
     for record in ordered:
-        of_recipients[_text(record, "recipient")].append(record)
-    recipients = [_recipient(name, of_recipients[name], now) for name in of_recipients]
+        # By the hash first: masked, two recipients may look alike, and a forgotten one has no address any more.
+        of_recipients[_text(record, "recipient_hash") or _text(record, "recipient")].append(record)
+    recipients = [_recipient(about, now) for about in of_recipients.values()]
     where = _whereabouts([each.where for each in recipients], complete=complete)
     last = ordered[-1]
     return Story(
@@ -108,13 +109,19 @@ def _story(records: Sequence[Record], now: datetime, *, complete: bool) -> Story
     )
 
 
-def _recipient(name: str | None, records: Sequence[Record], now: datetime) -> RecipientStory:
+def _recipient(records: Sequence[Record], now: datetime) -> RecipientStory:
     where = _standing(records, now)
     began, ended = _moment(_last(records, "event_time")), where.since
     took = None
     if where.state is Standing.DONE and began is not None and ended is not None:
         took = max(0.0, (ended - began) / timedelta(milliseconds=1))
-    return RecipientStory(recipient=name, where=where, took_ms=took, attempts=tuple(_attempt(one) for one in records))
+    return RecipientStory(
+        recipient=_last(records, "recipient"),
+        recipient_hash=_last(records, "recipient_hash"),
+        where=where,
+        took_ms=took,
+        attempts=tuple(_attempt(one) for one in records),
+    )
 
 
 def _attempt(record: Record) -> Attempt:

@@ -77,6 +77,8 @@ class Throttle:
 
 PER_ADDRESS = Rate(10, 30.0)
 PER_CLIENT = Rate(30, 2.0)
+PER_DASHBOARD = Rate(120, 0.5)
+"""Of a scope: a page of charts at once for several people, and two charts a second in the long run."""
 
 
 class LoginThrottle:

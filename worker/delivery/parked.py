@@ -25,6 +25,10 @@ UNROUTED = "unrouted"
 """The reason of a message for whose routing key no queue is bound."""
 DELIVERY_LIMIT = "delivery_limit"
 """The reason of a message that was delivered again and again without an end."""
+TOO_LARGE = "too_large"
+"""The reason of a message that nobody can publish any more, as it has more bytes than the broker takes now."""
+_NOBODY_SAID = frozenset({DELIVERY_LIMIT, TOO_LARGE})
+"""Reasons of a broker, which knows nothing of what a worker did last: recipients may have the mail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +197,8 @@ def replayed_headers(message: ParkedMessage, now: datetime) -> dict[str, Any]:
 
     The publisher's own stay. The number of attempts goes on, since records are named by it; who has
     an end keeps it, who was held is pending again, who may have the mail stays doubtful: all of them
-    where that is why it was parked. The schedule begins anew.
+    where that is why it was parked. What came of the last delivery may be unknown: then a second mail is marked.
+    The schedule begins anew.
     """
     event = _parsed(message)
     recipients = message.pending if event is None else event.data.recipients()
@@ -205,6 +210,7 @@ def replayed_headers(message: ParkedMessage, now: datetime) -> dict[str, Any]:
         doubtful=(pending or recipients) if message.reason == Outcome.IN_DOUBT else progress.doubtful,
         doubtful_by=progress.doubtful_by,
         first_seen=now,
+        suspect=message.reason in _NOBODY_SAID,
     )
     return carried(message.headers, fresh.headers())
 

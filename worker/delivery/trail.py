@@ -2,17 +2,24 @@
 
 Between the server's 250 and the audit's answer lie tens of milliseconds, or an outage. Whoever is
 killed then has the record in the journal, and the next start ships it before anything is taken.
+
+A record gets its place in the chain right before the journal, in one turn of the loop: the journal
+commits in the order of the numbers, so a kill loses none but the last. Of two records of one id, of
+which the journal keeps the later, the second waits until the first is durable.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 import structlog
 
 from schemas.audit import AuditRecord
-from worker.delivery.ports import Document
+from worker.delivery.ports import AuditLookup, Document
+from worker.delivery.privacy import PLAIN, Privacy
 from worker.errors import JournalUnavailable
+from worker.proof.chain import Chain
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +28,7 @@ class LocalJournal(Protocol):
     """Keeps documents on this disk until they are forgotten."""
 
     async def append(self, entries: Sequence[Document]) -> None:
-        """Return once they are kept; raises JournalUnavailable."""
+        """Return once they are kept, in the order of the calls; raises JournalUnavailable."""
         ...
 
     def forget(self, document_ids: Iterable[str]) -> None:
@@ -53,31 +60,92 @@ class DocumentAudit(Protocol):
 class Trail:
     """Fulfils AuditSink and AuditLookup over a journal and an audit."""
 
-    def __init__(self, journal: LocalJournal, audit: DocumentAudit) -> None:
-        """Take both, opened; `trouble` is set when the journal could not be written."""
+    def __init__(self, journal: LocalJournal, audit: DocumentAudit, chain: Chain, privacy: Privacy = PLAIN) -> None:
+        """Take both, opened, and a chain that nobody else uses; `trouble` is set when the journal failed."""
         self._journal = journal
         self._audit = audit
+        self._chain = chain
+        self._privacy = privacy
+        self._in_hand: dict[str, asyncio.Future[None]] = {}
         self.trouble = asyncio.Event()
 
     async def write(self, records: Sequence[AuditRecord]) -> None:
         """Return once every record is durable, in the audit or on its way there; see `AuditSink.write`."""
-        documents = [Document(record.document_id, record.index_month, record.to_json()) for record in records]
-        try:
-            await self._journal.append(documents)
-        except JournalUnavailable as error:
-            # What happened has happened: the audit still gets it, and no further event is taken meanwhile.
-            log.error("record could not be journalled", reason=str(error), records=len(documents))  # noqa: TRY400 # no bug
-            self.trouble.set()
-        await self._audit.write_documents(documents)
-        self._journal.forget([document.document_id for document in documents])
+        documents = [self._privacy.document(record) for record in records]
+        while (same := self._same_in_hand(documents)) is not None:
+            await asyncio.wait({same})
+        await self._keep(self._chain.seal(documents))
+
+    async def write_head(self, now: datetime) -> None:
+        """Record how far the chain has come, behind its records; nothing where nothing is new."""
+        head = self._chain.head(now)
+        if head is not None:
+            await self._keep([head])
 
     async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
         """Of `ids`, those that the journal or the audit has; raises AuditUnavailable."""
-        journalled = self._journal.holds(ids)
-        asked = {each: month for each, month in ids.items() if each not in journalled} if journalled else ids
-        return journalled | await self._audit.recorded(asked)
+        return await _recorded_as(self._privacy, self._recorded, ids)
 
     @property
     def complete(self) -> bool:
         """False while documents are on their way that cannot be found yet."""
         return self._audit.complete
+
+    async def _recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
+        journalled = self._journal.holds(ids)
+        asked = {each: month for each, month in ids.items() if each not in journalled} if journalled else ids
+        return journalled | await self._audit.recorded(asked)
+
+    def _same_in_hand(self, documents: Sequence[Document]) -> asyncio.Future[None] | None:
+        in_hand = (self._in_hand.get(document.document_id) for document in documents)
+        return next((each for each in in_hand if each is not None), None)
+
+    async def _keep(self, documents: Sequence[Document]) -> None:
+        """Journal and write; nothing may be awaited between the sealing and this."""
+        ids = [document.document_id for document in documents]
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._in_hand |= dict.fromkeys(ids, done)
+        try:
+            await self._journalled(documents)
+            await self._audit.write_documents(documents)
+            self._journal.forget(ids)
+        finally:
+            for each in ids:
+                self._in_hand.pop(each, None)
+            done.set_result(None)
+
+    async def _journalled(self, documents: Sequence[Document]) -> None:
+        try:
+            await self._journal.append(documents)
+        except JournalUnavailable as error:
+            # What has happened has happened: the audit still gets it, and no further event is taken meanwhile.
+            log.error("record could not be journalled", reason=str(error), records=len(documents))  # noqa: TRY400 # no bug
+            self.trouble.set()
+
+
+class PrivateLookup:
+    """Fulfils AuditLookup over one that knows records by the ids under which they are kept."""
+
+    def __init__(self, audit: AuditLookup, privacy: Privacy) -> None:
+        """Take it, opened."""
+        self._audit = audit
+        self._privacy = privacy
+
+    async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
+        """Of `ids`, those that exist; raises AuditUnavailable."""
+        return await _recorded_as(self._privacy, self._audit.recorded, ids)
+
+    @property
+    def complete(self) -> bool:
+        """False while documents are on their way that cannot be found yet."""
+        return self._audit.complete
+
+
+async def _recorded_as(
+    privacy: Privacy, ask: Callable[[Mapping[str, str]], Awaitable[frozenset[str]]], ids: Mapping[str, str]
+) -> frozenset[str]:
+    if privacy.key is None:
+        return await ask(ids)
+    asked = {name: each for each in ids for name in privacy.names(each)}
+    found = await ask({known: ids[each] for known, each in asked.items()})
+    return frozenset(asked[known] for known in found)

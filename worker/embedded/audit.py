@@ -9,10 +9,9 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import orjson
 import structlog
@@ -20,9 +19,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
 from schemas.audit import AuditRecord
-from schemas.audit_query import AuditPage, AuditQuery, Continuation, epoch_ms
+from schemas.audit_query import AuditPage, AuditQuery, Continuation
 from worker.delivery.ports import Document
-from worker.embedded.audit_search import page_of, prepare
+from worker.embedded.audit_search import noticed, page_of, prepare
+from worker.embedded.audit_writing import TABLES, insert
 from worker.errors import AuditUnavailable
 
 log = structlog.get_logger(__name__)
@@ -33,22 +33,13 @@ _SETUP = (
     "PRAGMA journal_mode = WAL",
     # An answered write survives a power cut; commits are shared, so that costs little.
     "PRAGMA synchronous = FULL",
-    """CREATE TABLE IF NOT EXISTS record (
-        id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, category TEXT NOT NULL, type TEXT NOT NULL,
-        outcome TEXT NOT NULL, partner TEXT, org TEXT, recipient TEXT, event_id TEXT NOT NULL,
-        event_source TEXT NOT NULL, attempt INTEGER NOT NULL, document BLOB NOT NULL)""",
-    "CREATE INDEX IF NOT EXISTS record_at ON record (at_ms)",
-    "CREATE INDEX IF NOT EXISTS record_event ON record (event_id)",
-    "CREATE INDEX IF NOT EXISTS record_recipient ON record (recipient)",
+    *TABLES,
 )
-_INSERT = "INSERT OR IGNORE INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-
-Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    rows: Sequence[Row]
+    documents: Sequence[Document]
     done: asyncio.Future[None]
 
 
@@ -74,19 +65,16 @@ class SqliteAudit:
 
         Raises AuditUnavailable once this closes.
         """
-        await self._write([_row(record) for record in records])
+        await self.write_documents([Document(each.document_id, each.index_month, each.to_json()) for each in records])
 
     async def write_documents(self, documents: Sequence[tuple[str, str, bytes]]) -> None:
-        """Like `write`, for records that are documents already, such as those of changes: id, month, JSON."""
-        await self._write([_row_of_document(Document(*each)) for each in documents])
-
-    async def _write(self, rows: Sequence[Row]) -> None:
+        """Like `write`, for what is documents already (id, month, JSON); committed in the order of the calls."""
         if self._closed:
             msg = "the audit is closed"
             raise AuditUnavailable(msg)
-        if not rows:
+        if not documents:
             return
-        waiting = _Waiting(rows, asyncio.get_running_loop().create_future())
+        waiting = _Waiting([Document(*each) for each in documents], asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         if self._committer is None or self._committer.done():
             self._committer = asyncio.create_task(self._commit_all(), name="audit committer")
@@ -109,7 +97,8 @@ class SqliteAudit:
 
     async def search(self, query: AuditQuery) -> AuditPage:
         """Return one page. Raises AuditUnavailable."""
-        return await self._run(lambda c: page_of(c, query))
+        with noticed() as left:
+            return await self._run(lambda c: page_of(c, query, left))
 
     async def release(self, after: Continuation) -> None:
         """Nothing is kept for a page that might follow."""
@@ -135,8 +124,8 @@ class SqliteAudit:
         try:
             while self._queue:
                 batch, self._queue = self._queue, []
-                rows = [row for waiting in batch for row in waiting.rows]
-                await self._patiently(partial(_insert, rows))
+                documents = [document for waiting in batch for document in waiting.documents]
+                await self._patiently(partial(insert, documents))
                 for waiting in batch:
                     if not waiting.done.done():
                         waiting.done.set_result(None)
@@ -182,51 +171,3 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute(statement)
     prepare(connection)
     return connection
-
-
-def _insert(rows: Sequence[Row], connection: sqlite3.Connection) -> None:
-    with connection:  # commits at its end, and rolls back where that or anything before it failed
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(_INSERT, rows)
-
-
-def _row(record: AuditRecord) -> Row:
-    return (
-        record.document_id,
-        epoch_ms(record.timestamp),
-        record.category,
-        record.type,
-        record.outcome.value,
-        record.partner,
-        record.org,
-        record.recipient.lower() if record.recipient is not None else None,
-        record.event_id,
-        record.event_source,
-        record.attempt,
-        record.to_json(),
-    )
-
-
-def _row_of_document(document: Document) -> Row:
-    """The row of a document, in which a change has neither outcome nor event: empty, which no filter matches."""
-    record = orjson.loads(document.document)
-    recipient = _text(record, "recipient")
-    return (
-        document.document_id,
-        epoch_ms(datetime.fromisoformat(record["@timestamp"]).astimezone(UTC)),
-        _text(record, "category") or "",
-        _text(record, "type") or "",
-        _text(record, "outcome") or "",
-        _text(record, "partner"),
-        _text(record, "org"),
-        recipient.lower() if recipient is not None else None,
-        _text(record, "event_id") or "",
-        _text(record, "event_source") or "",
-        record["attempt"] if isinstance(record.get("attempt"), int) else 0,
-        document.document,
-    )
-
-
-def _text(record: Mapping[str, Any], name: str) -> str | None:
-    value = record.get(name)
-    return value if isinstance(value, str) else None

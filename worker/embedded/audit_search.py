@@ -6,6 +6,7 @@ inserted after the first one: rows get ascending numbers, and the highest of the
 
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,17 +18,21 @@ import orjson
 from schemas.audit_filters import Sort, Unseen
 from schemas.audit_query import AuditPage, AuditQuery, Continuation, epoch_ms
 from schemas.smtp_config import Scope
+from worker.errors import AuditTooSlow
 
 TIMEOUT_S = 10.0
-"""So long a search may take; it ends as sqlite3.OperationalError."""
+"""So long a search may take."""
 
 _STEPS = 10_000  # of SQLite's machine, between two looks at the clock
-_EQUAL = ("category", "type", "outcome", "partner", "org", "recipient", "event_id", "event_source")
+_EQUAL = ("category", "type", "outcome", "partner", "org", "event_id", "event_source")
 
 
 def _of(path: str) -> str:
     return f"json_extract(CAST(document AS TEXT), '$.{path}')"
 
+
+RECIPIENT_HASH = _of("recipient_hash")
+"""What the records are indexed by that may not name their recipient; see the setup of the table."""
 
 _OF_DOCUMENT = {
     "config": f"{_of('config.name')} = ?",
@@ -52,6 +57,7 @@ _TIES = (
     "event_id",
     "recipient IS NULL",
     "coalesce(recipient, '')",
+    f"CASE WHEN recipient IS NULL THEN coalesce({RECIPIENT_HASH}, '') ELSE '' END",
     "-attempt",
     "outcome",
     "event_source",
@@ -95,10 +101,13 @@ def prepare(connection: sqlite3.Connection) -> None:
     connection.create_function("has_words", 3, _has_words, deterministic=True)
 
 
-def page_of(connection: sqlite3.Connection, query: AuditQuery) -> AuditPage:
-    """Answer from one state of the file. Raises sqlite3.Error, also where it takes longer than `TIMEOUT_S`."""
+def page_of(connection: sqlite3.Connection, query: AuditQuery, left: threading.Event | None = None) -> AuditPage:
+    """Answer from one state of the file.
+
+    Raises sqlite3.Error, and AuditTooSlow where it takes longer than `TIMEOUT_S` or the asker has `left`.
+    """
     began = time.perf_counter()
-    with connection, _limited(connection):
+    with connection, limited(connection, left or threading.Event()):
         connection.execute("BEGIN")
         where = conditions_of(query)
         after = query.after or _beginning(connection, where)
@@ -141,7 +150,11 @@ def _of_columns(query: AuditQuery) -> Iterator[tuple[str, Row]]:
     for column in _EQUAL:
         value = getattr(query, column)
         if value is not None:
-            yield f"{column} = ?", (str(value).lower() if column == "recipient" else str(value),)
+            yield f"{column} = ?", (str(value),)
+    if query.recipient is not None and query.recipient_hash is not None:
+        yield f"(recipient = ? OR {RECIPIENT_HASH} = ?)", (query.recipient.lower(), query.recipient_hash)
+    elif query.recipient is not None:
+        yield "recipient = ?", (query.recipient.lower(),)
     if query.domain is not None:
         tail = f"@{query.domain}"
         yield "substr(recipient, -?) = ?", (len(tail), tail)
@@ -205,13 +218,29 @@ def _position(row: Row) -> Row:
 
 
 @contextmanager
-def _limited(connection: sqlite3.Connection) -> Iterator[None]:
+def limited(connection: sqlite3.Connection, left: threading.Event) -> Iterator[None]:
+    """Let what is asked meanwhile take `TIMEOUT_S` in all, and end where the asker has `left`: as AuditTooSlow."""
     until = time.monotonic() + TIMEOUT_S
-    connection.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
+    connection.set_progress_handler(lambda: left.is_set() or time.monotonic() > until, _STEPS)
     try:
         yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        msg = "the audit file gave no whole answer within the time that one question has: interrupted"
+        raise AuditTooSlow(msg) from error
     finally:
         connection.set_progress_handler(None, 0)
+
+
+@contextmanager
+def noticed() -> Iterator[threading.Event]:
+    """What a thread that works for this task looks at: set once the task waits no longer."""
+    left = threading.Event()
+    try:
+        yield left
+    finally:
+        left.set()
 
 
 def _json(values: Any) -> str:

@@ -6,6 +6,7 @@ exact: the smallest value that so many percent of the values don't exceed.
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections import defaultdict
 from contextlib import closing
@@ -15,10 +16,9 @@ from typing import Any
 
 from schemas.audit_stats import OF_CONFIG, PERCENTS, By, Counted, Group, Latency, Percentiles, StatsQuery
 from schemas.smtp_config import Scope
-from worker.embedded.audit_search import TIMEOUT_S, Conditions, conditions_of, prepare
+from worker.embedded.audit_search import Conditions, conditions_of, limited, noticed, prepare
 from worker.errors import AuditUnavailable
 
-_LOOK_EVERY = 10_000  # of SQLite's steps: some tenths of a millisecond
 _KEYS = {
     By.OUTCOME: "outcome",
     By.PARTNER: "partner",
@@ -55,7 +55,8 @@ class SqliteStats:
     async def count(self, query: StatsQuery) -> Counted:
         """Count. Raises AuditUnavailable where the file has no answer within 10 s."""
         try:
-            return await asyncio.to_thread(self._count, query)
+            with noticed() as left:
+                return await asyncio.to_thread(self._count, query, left)
         except sqlite3.Error as error:
             msg = f"the audit file {self._path}: {error}"
             raise AuditUnavailable(msg) from error
@@ -63,14 +64,14 @@ class SqliteStats:
     async def close(self) -> None:
         """Nothing stays open."""
 
-    def _count(self, query: StatsQuery) -> Counted:
+    def _count(self, query: StatsQuery, left: threading.Event) -> Counted:
         began = time.perf_counter()
         with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             prepare(connection)
-            connection.set_progress_handler(lambda: time.perf_counter() - began > TIMEOUT_S, _LOOK_EVERY)
-            connection.execute("BEGIN")  # every answer from one state of the file
-            selection = _Selection(connection, conditions_of(query.records), *_key(query))
-            return _counted(selection, query, began)
+            with limited(connection, left):
+                connection.execute("BEGIN")  # every answer from one state of the file
+                selection = _Selection(connection, conditions_of(query.records), *_key(query))
+                return _counted(selection, query, began)
 
 
 def _counted(selection: _Selection, query: StatsQuery, began: float) -> Counted:

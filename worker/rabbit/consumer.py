@@ -13,6 +13,7 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ from worker.rabbit.acks import Acks
 from worker.rabbit.connection import Link, open_link
 from worker.rabbit.declaring import Provision, prepare
 from worker.rabbit.onward import Onward, onward, untouched
-from worker.rabbit.publisher import Publisher
+from worker.rabbit.publisher import MessageTooLarge, Publisher
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +52,19 @@ _QUIET_S = 60.0  # a subscription that lasted so long was no failure
 # How long deliveries must have rested before a subscription is cancelled, and how long one waits for that.
 _REST_S = 0.1
 _LONGEST_REST_S = 1.0
+
+
+class _Answer(Enum):
+    """What becomes of a delivery at the broker.
+
+    Returned and failed come again. Up to RabbitMQ 4.2 both count for the delivery limit; since 4.3 only a
+    basic.reject counts, and a basic.nack would let an event that no worker can handle come for ever.
+    """
+
+    DONE = "acknowledged: something has taken its place, or it is finished"
+    RETURNED = "given back, through no fault of its own"
+    FAILED = "given back, and counted"
+    SET_ASIDE = "moved by the broker itself to the parked queue, as nobody can publish it"
 
 
 class Consumer:
@@ -268,32 +282,28 @@ class Consumer:
         except Exception:
             log.exception("event could not be handled")
             settlement = await _after_surprise(incoming)
-        done = settlement is not None and await self._carried_out(incoming, settlement)
+        answer = _Answer.FAILED if settlement is None else await self._carried_out(incoming, settlement)
         if not self._settling.is_set():
             await self._settling.wait()
         if link.lost.done() or not link.channel.is_open:  # the broker has taken the delivery back already
             return
-        if done:
-            acks.done(method.delivery_tag)
-        else:
-            link.channel.basic_nack(method.delivery_tag, requeue=True)
-            acks.settled_otherwise(method.delivery_tag)
+        _give(link, acks, method.delivery_tag, answer)
 
-    async def _carried_out(self, incoming: Incoming, settlement: Settlement) -> bool:
-        """Do what takes the event's place, and tell who waits for that; False where it could not be done."""
+    async def _carried_out(self, incoming: Incoming, settlement: Settlement) -> _Answer:
+        """Do what takes the event's place, and tell who waits for that."""
         if isinstance(settlement, Ack):
-            return True
-        done = False
+            return _Answer.DONE
+        answer = _Answer.RETURNED
         try:
-            done = await self._moved_on(incoming, onward(incoming, settlement))
+            answer = await self._moved_on(incoming, onward(incoming, settlement))
         finally:
-            settlement.told(done)
-        return done
+            settlement.told(answer is _Answer.DONE)
+        return answer
 
-    async def _moved_on(self, incoming: Incoming, onward: Onward | None) -> bool:
-        """Publish what takes the event's place, if anything does; False where the broker did not take it."""
+    async def _moved_on(self, incoming: Incoming, onward: Onward | None) -> _Answer:
+        """Publish what takes the event's place, if anything does."""
         if onward is None:
-            return True
+            return _Answer.DONE
         try:
             await self._publisher.publish(
                 "",
@@ -304,11 +314,14 @@ class Consumer:
                 expiration_ms=onward.expiration_ms,
                 patience_s=_MOVE_ON_PATIENCE_S,
             )
+        except MessageTooLarge as error:
+            log.error("event is set aside by the broker", meant_for=onward.queue, reason=str(error))  # noqa: TRY400 # no bug to trace
+            return _Answer.SET_ASIDE
         except (BrokerUnavailable, PublishRefused) as error:
             log.warning("could not move an event on: it goes back", queue=onward.queue, reason=str(error))
             await asyncio.sleep(_REFUSAL_PAUSE_S)
-            return False
-        return True
+            return _Answer.RETURNED
+        return _Answer.DONE
 
     async def _drain(self, link: Link) -> None:
         """Take nothing more, and let the tasks settle."""
@@ -333,6 +346,17 @@ def _incoming(lane: Lane, method: Any, properties: pika.BasicProperties, body: b
         lane=lane,
         redelivered=bool(method.redelivered),
     )
+
+
+def _give(link: Link, acks: Acks, tag: int, answer: _Answer) -> None:
+    if answer is _Answer.DONE:
+        acks.done(tag)
+        return
+    acks.settled_otherwise(tag)
+    if answer is _Answer.RETURNED:
+        link.channel.basic_nack(tag, requeue=True)
+    else:
+        link.channel.basic_reject(tag, requeue=answer is _Answer.FAILED)
 
 
 async def _after_surprise(incoming: Incoming) -> Park | None:

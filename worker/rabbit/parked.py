@@ -20,7 +20,7 @@ import pika
 from pika.exceptions import AMQPError
 from pika.spec import Basic
 
-from worker.delivery.parked import DELIVERY_LIMIT, UNROUTED, Held, ParkedMessage
+from worker.delivery.parked import DELIVERY_LIMIT, TOO_LARGE, UNROUTED, Held, ParkedMessage
 from worker.delivery.ports import Lane
 from worker.delivery.progress import PENDING, read_progress
 from worker.errors import BrokerUnavailable, TopologyMismatch
@@ -164,7 +164,8 @@ def read_parked(properties: pika.BasicProperties, body: bytes, routing_key: str 
     """Read a message of the parked queue; `routing_key` is the one that it was published with.
 
     A worker writes its reason on what it parks. What the broker itself brought here bears only the
-    broker's marks: x-death from the delivery limit of a lane, and nothing where no binding matched.
+    broker's marks: x-death from a lane, for its delivery limit or a size that nobody can publish, and
+    nothing where no binding matched.
     """
     headers: Mapping[str, Any] = properties.headers or {}
     pending = headers.get(PENDING)
@@ -198,10 +199,19 @@ def _by_the_broker(headers: Mapping[str, Any], routing_key: str) -> _Why:
             continue
         lane = _lane_named(str(death.get("queue")), topology.lane_queue(Lane.BULK).removesuffix(Lane.BULK))
         if lane is not None:
-            reason, count = str(death.get("reason")), death.get("count", 1)
-            told = f"the broker gave up delivering it from {topology.lane_queue(lane)} (count {count})"
-            return (DELIVERY_LIMIT if reason == "delivery_limit" else reason), told, lane
+            return *_why_it_died(str(death.get("reason")), death.get("count", 1), lane), lane
     return UNROUTED, f"no queue is bound for the routing key {routing_key!r}", None
+
+
+def _why_it_died(reason: str, count: object, lane: Lane) -> tuple[str, str]:
+    match reason:
+        case "rejected":
+            return TOO_LARGE, "it has more bytes than RabbitMQ takes in one message: raise its max_message_size"
+        case "delivery_limit":
+            reason = DELIVERY_LIMIT
+        case _:  # the broker's own word: an operator's policy was at work
+            pass
+    return reason, f"the broker gave up delivering it from {topology.lane_queue(lane)} (count {count})"
 
 
 def _lane_named(name: str, prefix: str) -> Lane | None:

@@ -12,11 +12,16 @@ A channel that is opened after a queue's leader has died and before the next one
 (nacks) whatever is published to that queue for as long as it lives (RabbitMQ 3.10.8, for queues that
 reject publishes when full). So after a refusal the connection is made anew; less and less often,
 since a queue that is full refuses, too.
+
+A message that is larger than the broker takes (RabbitMQ 4: 16 MiB unless told otherwise, 3.x: 128) ends the
+channel, and with it the confirms of all others under way. That is paid once: the limit is in the broker's
+words, and kept until the connection ends for another reason, a restart with another limit, say.
 """
 
 import asyncio
 import contextlib
 import itertools
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
@@ -43,6 +48,12 @@ _MAX_RENEW_S = 30.0
 _CALM_S = 60.0
 _UNDER_WAY_S = 5.0
 
+_TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max size (?P<limit>\d+)")
+
+
+class MessageTooLarge(PublishRefused):
+    """The broker takes no message of this size, however often it is tried."""
+
 
 class Publisher:
     """Publishes from any task; connects by itself, again and again, while it is open."""
@@ -60,6 +71,7 @@ class Publisher:
         self._unconfirmed: dict[int, asyncio.Future[None]] = {}
         self._next_tag = 1
         self._returned: set[str] = set()
+        self._limit_bytes: int | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._renewals = 0
         self._renewed_at = -_CALM_S
@@ -117,7 +129,7 @@ class Publisher:
 
         `expiration_ms`: how long it may lie in its queue. `patience_s`: how long to wait for a connection
         and for the end of an alarm before it is sent, and, beyond the usual, for the confirm after. Raises
-        BrokerUnavailable (not sent) or PublishRefused (nacked, returned, or unknown).
+        BrokerUnavailable (not sent), MessageTooLarge (not sent) or PublishRefused (nacked, returned, or unknown).
         """
         properties = pika.BasicProperties(
             content_type=content_type,
@@ -165,6 +177,7 @@ class Publisher:
         link = self._link
         if link is None or link.lost.done():
             raise BrokerUnavailable("the connection to RabbitMQ is down")
+        self._check_size(len(body))
         tag = self._next_tag
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # A return precedes its confirm and names the message only by what we wrote on it.
@@ -181,12 +194,18 @@ class Publisher:
         self._unconfirmed[tag] = confirmed
         return confirmed, tag
 
+    def _check_size(self, size_bytes: int) -> None:
+        if self._limit_bytes is not None and size_bytes > self._limit_bytes:
+            told = f"RabbitMQ takes {self._limit_bytes} bytes in one message, and this has {size_bytes}"
+            raise MessageTooLarge(f"{told}: raise its max_message_size")
+
     async def _keep(self) -> None:
         """Notice the loss of each connection and make the next one."""
         while True:
             if self._link is not None:
                 reason = await asyncio.shield(self._link.lost)
                 self._passable.clear()
+                self._limit_bytes = _limit_told(reason)
                 self._fail_unconfirmed(f"the connection was lost before the confirm: {reason}")
                 log.warning("publisher lost RabbitMQ", reason=reason)
             try:
@@ -279,6 +298,12 @@ class Publisher:
             if not confirmed.done():
                 confirmed.set_exception(PublishRefused(reason))
         self._unconfirmed.clear()
+
+
+def _limit_told(reason: str) -> int | None:
+    """How many bytes a message may have, where one that had more ended the connection."""
+    told = _TOO_LARGE.search(reason)
+    return int(told["limit"]) if told else None
 
 
 @contextlib.asynccontextmanager

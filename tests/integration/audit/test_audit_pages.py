@@ -206,7 +206,8 @@ async def test_a_tenant_finds_by_words_and_names_only_what_it_is_shown(audit, de
     await audit.write(*(audit_record(n, **sample) for n, sample in enumerate(TENANTS)))
     audit.make_visible()
     assert found((await desk.get(who=who, limit=100)).json()["records"]) == "hnopqtu"
-    for asked, expected in (({"text": "own words"}, by_text), ({"config": "relay"}, by_config)):
+    in_time = {"text": "own words", "timefrom": NOON.isoformat()}
+    for asked, expected in ((in_time, by_text), ({"config": "relay"}, by_config)):
         answers = [
             await desk.get(who=who, limit=100, **asked),
             await desk.get("/event/v1/auditlog", who, **{f"filter.{name}": value for name, value in asked.items()}),

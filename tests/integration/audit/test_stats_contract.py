@@ -185,7 +185,7 @@ async def test_an_audit_file_that_is_not_there_or_too_slow_is_said_so(tmp_path, 
     with pytest.raises(AuditUnavailable, match="unable to open"):
         await SqliteStats(tmp_path / "nowhere" / "audit.db").count(query)
     await stats_sqlite.write(*RECORDS)
-    monkeypatch.setattr("worker.embedded.stats.TIMEOUT_S", 0.0)
+    monkeypatch.setattr("worker.embedded.audit_search.TIMEOUT_S", 0.0)
     with pytest.raises(AuditUnavailable, match="interrupted"):
         await stats_sqlite.stats.count(query)
 

@@ -2,6 +2,7 @@
 # A one-node OpenSearch without Docker, put together from the jars that its makers publish on Maven Central.
 #
 #   up.sh assemble CACHE        put the server together below CACHE, once; prints its folder
+#   up.sh secured CACHE         the same with the security plugin, in the newest version that Central has it for
 #   up.sh run HOME NODE HEAP    become the server (exec): HOME from `assemble`, NODE with config/opensearch.yml,
 #                               HEAP as java spells it (512m)
 #
@@ -14,7 +15,8 @@ layout=1 # raise it when the layout below changes, so that no cached server of t
 
 fail() { echo "opensearch/up.sh: $*" >&2; exit 1; }
 
-version() { sed -n 's:.*<opensearch.version>\(.*\)</opensearch.version>.*:\1:p' "$here/pom.xml"; }
+# What the pom says: property NAME.
+property() { sed -n "s:.*<$1>\(.*\)</$1>.*:\1:p" "$here/pom.xml"; }
 
 java_home() {
   local candidate release
@@ -27,11 +29,10 @@ java_home() {
 }
 
 # Central falters now and then; a retry picks up where the last try stopped.
-fetch_jars() {
-  local log=$1/mvn.log try
+fetch() {
+  local log=$building/mvn.log try
   for try in 2 5 0; do
-    if mvn -B -ntp -q -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
-      -DoutputDirectory="$1/lib" >"$log" 2>&1; then return; fi
+    if mvn -B -ntp -q -f "$here/pom.xml" "$@" -Dopensearch.version="$version" -Dlog4j.version="$log4j" >"$log" 2>&1; then return; fi
     sleep $try
   done
   cat "$log" >&2
@@ -80,17 +81,34 @@ lay_out_modules() {
     'ingest-common-*' 'opensearch-grok-*' 'opensearch-dissect-*' 'joni-*' 'jcodings-*'
 }
 
+# The plugin's zip names as needed a module that Central lacks and nothing here uses, and lacks a library that
+# its check of privileges does use.
+add_security() {
+  local plugin=$building/plugins/opensearch-security java
+  java=$(java_home)
+  mkdir "$plugin"
+  fetch dependency:copy -Dartifact="org.opensearch.plugin:opensearch-security:$version.0:zip" -DoutputDirectory="$building/zip"
+  (cd "$plugin" && "$java/bin/jar" xf "$building"/zip/*.zip)
+  rm -r "$building/zip"
+  sed -i 's/^extended.plugins=.*/extended.plugins=/' "$plugin/plugin-descriptor.properties"
+  if ! compgen -G "$plugin/commons-collections4-*.jar" >/dev/null; then
+    fetch dependency:copy -Dartifact=org.apache.commons:commons-collections4:4.5.0 -DoutputDirectory="$plugin"
+  fi
+}
+
+# assemble CACHE KIND, KIND being empty or "secured".
 assemble() {
-  local cache version home building
-  cache=$(realpath -m "$1") version=$(version)
-  home=$cache/opensearch-$version-$layout
+  local cache version log4j home building kind=${2:+$2.}
+  cache=$(realpath -m "$1") version=$(property "${kind}opensearch.version") log4j=$(property "${kind}log4j.version")
+  home=$cache/opensearch-$version-$layout${2:+-$2}
   if [ ! -d "$home" ]; then
     building=$home.building
     rm -rf "$building"
     mkdir -p "$building"/{agent,bin,extensions,lib,modules,plugins}
-    fetch_jars "$building"
+    fetch dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$building/lib"
     mv "$building"/lib/{"opensearch-agent-$version",opensearch-agent-bootstrap-*,byte-buddy-*}.jar "$building/agent/"
     lay_out_modules
+    [ -z "$kind" ] || add_security
     chmod -R u+rwX,go+rX "$building"
     mv "$building" "$home" # only a whole server ever bears the final name
   fi
@@ -116,7 +134,8 @@ run() {
 }
 
 case ${1:-} in
-  assemble) assemble "$2" ;;
+  assemble) assemble "$2" "" ;;
+  secured) assemble "$2" secured ;;
   run) run "$2" "$3" "$4" ;;
-  *) fail "usage: up.sh assemble CACHE | up.sh run HOME NODE HEAP" ;;
+  *) fail "usage: up.sh assemble CACHE | up.sh secured CACHE | up.sh run HOME NODE HEAP" ;;
 esac

@@ -1,6 +1,7 @@
 """Records for tests of the audit, and a transport that answers as OpenSearch would, by a script."""
 
 import asyncio
+import fnmatch
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from opensearchpy.exceptions import ConnectionError as LibraryConnectionError
 from opensearchpy.exceptions import ConnectionTimeout, TransportError
 
 from schemas.audit import AuditRecord, ConfigUsed, Outcome, Reply, Timings, TlsUsed
+from worker.delivery.ports import Document
 
 NOON = datetime(2025, 11, 21, 12, 0, tzinfo=UTC)
 AWAY = LibraryConnectionError("N/A", "Cannot connect", OSError("refused"))
@@ -44,6 +46,10 @@ def audit_record(number=0, *, seconds=0.0, **changes):
     return AuditRecord(**values)
 
 
+def document_of(record):
+    return Document(record.document_id, record.index_month, record.to_json())
+
+
 def ids_of(*records):
     return {record.document_id: record.index_month for record in records}
 
@@ -71,7 +77,7 @@ class ScriptedTransport:
         self.requests.append((method, url))
         if "_index_template" in url:
             return self._template(method, url.rpartition("/")[2])
-        if url.endswith("/_mapping"):
+        if url.endswith("/_mapping") or url.startswith("/_ingest/pipeline/"):
             return {"acknowledged": True}
         self.arrived.set()
         await self.held.wait()
@@ -92,7 +98,10 @@ class ScriptedTransport:
         if method == "PUT":
             self.templates.add(name)
             return {"acknowledged": True}
-        return {"index_templates": [{"name": there} for there in self.templates]}
+        found = fnmatch.filter(self.templates, name)
+        if not found and "*" not in name:
+            raise status_error(404)
+        return {"index_templates": [{"name": there} for there in found]}
 
     def _bulk(self, body, step):
         lines = [orjson.loads(line) for line in body.splitlines()]
@@ -127,8 +136,12 @@ class ScriptedTransport:
         stored = self.documents.get((doc["_index"], doc["_id"]))
         if stored is None:
             return {"found": False}
-        wanted = doc.get("_source", ())
-        return {"found": True, "_source": {name: stored[name] for name in wanted if name in stored}}
+        found = {}
+        for path in doc.get("_source", ()):
+            name, _, inner = path.partition(".")
+            if name in stored:
+                found[name] = {inner: stored[name][inner]} if inner else stored[name]
+        return {"found": True, "_source": found}
 
 
 def statuses(*of_items: int) -> Callable:

@@ -11,8 +11,10 @@ from worker.audit.bulk import BulkLimits, BulkWriter
 from worker.audit.entries import Verdict, judge
 from worker.audit.index_template import VERSION
 from worker.audit.link import OpenSearchAccess, OpenSearchLink
+from worker.audit.proof_index import proof_template_name
 from worker.errors import AuditUnavailable
 
+PROOF = proof_template_name("test")
 ACCESS = OpenSearchAccess("http://127.0.0.1:1")
 
 
@@ -52,6 +54,21 @@ def test_an_item_is_judged_by_its_status(status, dead, verdict):
     assert judge(status, dead=dead) is verdict
 
 
+@pytest.mark.parametrize(
+    ("status", "reason", "verdict"),
+    [
+        (403, "cluster_block_exception: index [a] blocked by: [FORBIDDEN/8/index write]", Verdict.AGAIN),
+        (403, "security_exception: no permissions for [indices:data/write/index]", Verdict.AGAIN),
+        (404, "index_not_found_exception: no such index [a]", Verdict.AGAIN),
+        (400, "illegal_argument_exception: pipeline with id [a] does not exist", Verdict.AGAIN),
+        (403, "other_exception: no", Verdict.DEAD_LETTER),
+        (400, "mapper_parsing_exception: failed to parse field [attempt]", Verdict.DEAD_LETTER),
+    ],
+)
+def test_what_is_no_fault_of_the_record_is_waited_for(status, reason, verdict):
+    assert judge(status, reason, dead=False) is verdict
+
+
 async def test_records_of_many_writers_go_in_one_bulk_to_the_month_of_their_event():
     transport = ScriptedTransport()
     async with writer_over(transport) as writer:
@@ -64,19 +81,22 @@ async def test_the_template_is_installed_before_the_first_record():
     transport = ScriptedTransport()
     async with writer_over(transport) as writer:
         await writer.write([audit_record()])
-    assert transport.requests == [
+    asked = [request for request in transport.requests if not request[1].startswith("/_ingest")]
+    assert asked == [
         ("GET", "/_index_template/test-v*"),
         ("PUT", f"/_index_template/test-v{VERSION}"),
+        ("GET", f"/_index_template/{PROOF}"),
+        ("PUT", f"/_index_template/{PROOF}"),
         ("POST", "/_bulk"),
     ]
 
 
 async def test_a_template_that_is_there_is_left_alone():
     transport = ScriptedTransport()
-    transport.templates = {f"test-v{VERSION}"}
+    transport.templates = {f"test-v{VERSION}", PROOF}
     async with writer_over(transport) as writer:
         await writer.start()
-    assert transport.requests == [("GET", "/_index_template/test-v*")]
+    assert transport.requests == [("GET", "/_index_template/test-v*"), ("GET", f"/_index_template/{PROOF}")]
 
 
 async def test_writing_nothing_asks_nothing():

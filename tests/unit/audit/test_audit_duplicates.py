@@ -1,10 +1,26 @@
 """A 409 on an `accepted` record: ours, written before, or another worker's, whose mail went out as well."""
 
+import asyncio
+
+import orjson
 import pytest
 
 from schemas.audit import Outcome, duplicate_id
-from tests.unit.audit.audit_samples import AWAY, SILENT, ScriptedTransport, audit_record, statuses
-from tests.unit.audit.test_audit_bulk import writer_over
+from tests.support.chains import faults_of, lengths_of
+from tests.unit.audit.audit_samples import (
+    AWAY,
+    NOON,
+    SILENT,
+    ScriptedTransport,
+    audit_record,
+    document_of,
+    statuses,
+)
+from tests.unit.audit.test_audit_bulk import ACCESS, writer_over
+from worker.audit.bulk import BulkLimits, BulkWriter
+from worker.audit.entries import restore
+from worker.audit.link import OpenSearchLink
+from worker.proof.chain import Chain
 
 INDEX = "test-2025.11"
 MINE = audit_record(1, worker_id="worker-1")
@@ -97,3 +113,87 @@ async def test_a_dead_letter_that_is_there_is_durable():
     async with writer_over(transport) as writer:
         await writer.write([MINE])
     assert ("POST", "/_mget") not in transport.requests
+
+
+def chained(record, writer="worker-1/0"):
+    return Chain(writer).seal([document_of(record)])
+
+
+def stored_under(transport, document):
+    transport.documents[f"test-{document.index_month}", document.document_id] = orjson.loads(document.document)
+
+
+def parted(transport):
+    """The stored records and proofs."""
+    proofs = [each for (index, _), each in transport.documents.items() if index == "test-proof"]
+    return [restore(each) for (index, _), each in transport.documents.items() if index != "test-proof"], proofs
+
+
+class TestChained:
+    async def test_the_same_record_again_is_durable_whatever_its_outcome(self):
+        for outcome in (Outcome.ACCEPTED, Outcome.REFUSED):
+            transport, (document,) = ScriptedTransport(), chained(audit_record(outcome=outcome))
+            async with writer_over(transport) as writer:
+                await writer.write_documents([document])
+                await writer.write_documents([document])
+            assert len(transport.documents) == 1
+
+    @pytest.mark.parametrize(
+        "theirs",
+        [document_of(THEIRS), *chained(THEIRS, "worker-2/0"), *chained(AGAIN_MINE, "worker-1/1")],
+        ids=["unchained", "chained", "of another start"],
+    )
+    async def test_a_second_acceptance_keeps_its_place_in_the_chain(self, theirs):
+        transport = ScriptedTransport()
+        stored_under(transport, theirs)
+        async with writer_over(transport) as writer:
+            await writer.write_documents(chained(MINE))
+            await writer.write_documents(chained(MINE))
+        records, proofs = parted(transport)
+        assert (len(records), proofs, faults_of(records)) == (2, [], [])
+        assert transport.documents[INDEX, own_id(MINE)]["chain"]["marked"] is True
+
+    @pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.DEFERRED, Outcome.IN_DOUBT])
+    async def test_of_anything_else_the_first_stays_and_the_second_leaves_a_void(self, outcome):
+        transport, chain = ScriptedTransport(), Chain("worker-1/0")
+        first = audit_record(1, outcome=outcome, worker_id="worker-2")
+        stored_under(transport, *chained(first, "worker-2/0"))
+        mine = chain.seal([document_of(audit_record(n, outcome=outcome)) for n in range(3)])
+        async with writer_over(transport) as writer:
+            await writer.write_documents(mine)
+            await writer.write_documents(mine)
+            assert writer.waiting == 0
+        records, (void,) = parted(transport)
+        assert (void["seq"], void["document_id"]) == (2, first.document_id)
+        assert faults_of(records, [void]) == []
+        assert lengths_of(records, [void]) == {"worker-1/0": 3, "worker-2/0": 1}
+
+    async def test_a_dead_letter_keeps_its_link_and_a_second_one_leaves_a_void(self):
+        transport = ScriptedTransport(statuses(400), None, statuses(400))
+        async with writer_over(transport) as writer:
+            await writer.write_documents(chained(audit_record(outcome=Outcome.REFUSED)))
+            await writer.write_documents(chained(audit_record(outcome=Outcome.REFUSED), "worker-2/0"))
+        (letter,) = (each for (index, _), each in transport.documents.items() if index == "test-deadletter")
+        assert letter["chain"]["writer"] == "worker-1/0"
+        records, proofs = parted(transport)
+        assert faults_of(records, proofs) == []
+        assert lengths_of(records, proofs) == {"worker-1/0": 1, "worker-2/0": 1}
+
+    async def test_a_head_that_is_there_is_not_looked_at(self):
+        transport, chain = ScriptedTransport(), Chain("worker-1/0")
+        chain.seal([document_of(MINE)])
+        head = chain.head(NOON)
+        async with writer_over(transport) as writer:
+            await writer.write_documents([head])
+            await writer.write_documents([head])
+        assert ("POST", "/_mget") not in transport.requests
+
+    async def test_what_is_there_is_read_by_a_link_of_its_own(self):
+        transport, reading = holding(THEIRS), holding(THEIRS)
+        link = OpenSearchLink(ACCESS, transport)
+        writer = BulkWriter(link, "test", BulkLimits(flush_ms=1.0), OpenSearchLink(ACCESS, reading))
+        async with asyncio.timeout(10):
+            await writer.write_documents(chained(MINE))
+            await writer.close(1.0)
+        assert ("POST", "/_mget") not in transport.requests
+        assert reading.requests == [("POST", "/_mget")]

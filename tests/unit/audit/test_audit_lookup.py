@@ -119,16 +119,16 @@ async def test_an_asker_is_told_in_time_that_nobody_knows(hangs):
     began = asyncio.get_running_loop().time()
     with pytest.raises(AuditUnavailable, match=r"within 0\.05 s"):
         await lookup.recorded(IDS)
-    assert 0.04 < asyncio.get_running_loop().time() - began < 1.0
+    assert 0.04 < asyncio.get_running_loop().time() - began < 5.0
     await lookup.close()
 
 
 async def test_each_asker_has_the_whole_patience():
     transport = holding(RECORD)
     transport.held.clear()
-    lookup = lookup_over(transport, patience_s=0.2)
+    lookup = lookup_over(transport, patience_s=0.8)
     first = asyncio.create_task(lookup.recorded(IDS))
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.4)
     second = asyncio.create_task(lookup.recorded(IDS))
     with pytest.raises(AuditUnavailable):
         await first

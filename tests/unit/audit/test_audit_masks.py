@@ -13,8 +13,9 @@ from tests.support.gates import principal_of
 from worker.control.audit_scope import shown_to
 from worker.delivery.outcome import decide
 from worker.delivery.outcome_rules import FAULT_RULES, REPLY_RULES, Blame
-from worker.delivery.ports import Answer, Fault, Phase, SmtpReply, TransactionResult
+from worker.delivery.ports import Answer, Document, Fault, Phase, SmtpReply, TransactionResult
 from worker.delivery.records import RecordWriter, Stopwatch
+from worker.proof.chain import Chain
 
 EVENT = parse_event(body_of(make_event("r@example.org")), "application/cloudevents+json")
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -105,6 +106,18 @@ def test_of_the_own_record_everything_is_said_but_why_it_was_not_reached_and_whi
         hosts_of_the_operator = {"worker_id"}
         said = {field: value for field, value in record.items() if field not in hosts_of_the_operator}
         assert shown_to(record, principal_of(who)) == said, name
+
+
+@pytest.mark.parametrize("who", [ORG, PARTNER])
+@pytest.mark.parametrize("kind", ["a mail", "a change"])
+def test_no_tenant_learns_which_worker_wrote_a_record_and_how_many_it_wrote(who, kind):
+    change = {"type": "token.changed", "actor": {"scope": "partner:acme"}, "worker_id": "host-7"}
+    record = change if kind == "a change" else record_of(next(iter(SAMPLES.values())), "org:acme/dev")
+    (sealed,) = Chain("host-7/0").seal([Document("1", "2026.11", orjson.dumps(record))])
+    shown = shown_to(orjson.loads(sealed.document), principal_of(who))
+    assert "chain" not in shown
+    assert "host-7" not in str(shown)
+    assert "chain" in shown_to(orjson.loads(sealed.document), principal_of(CONTROLLER))
 
 
 # Whatever comes before a connection stands, with the outcome that the retry schedule needs.

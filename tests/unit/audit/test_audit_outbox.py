@@ -13,6 +13,7 @@ from tests.unit.audit.audit_samples import (
     MemoryQueue,
     ScriptedTransport,
     audit_record,
+    document_of,
     ids_of,
     status_error,
     statuses,
@@ -23,6 +24,7 @@ from worker.audit.opensearch import OpenSearchAudit
 from worker.audit.outbox import DurableAudit, OutboxTimes
 from worker.audit.outbox_messages import UnreadableMessage, pack, poison_letter, unpack
 from worker.errors import AuditUnavailable, BrokerUnavailable, PublishRefused
+from worker.proof.chain import Chain
 
 TIMES = OutboxTimes(after_s=0.1, relieve_s=0.005, probe_s=0.01, measure_s=0.01, retry_s=0.005, empty_s=0.02)
 INDEX = "test-2025.11"
@@ -88,6 +90,14 @@ class TestMessages:
         assert [len(unpack(body)) for body in bodies] == messages
         arrived = [document for body in bodies for document in unpack(body)]
         assert arrived == [(e.document_id, e.month, e.document) for e in entries]
+
+    def test_heads_and_voids_travel_with_the_records_in_their_order(self):
+        chain = Chain("w1/0")
+        sealed = chain.seal([document_of(audit_record(n)) for n in range(2)])
+        head = chain.head(datetime.now(UTC))
+        entries = [Entry("any", month, id_, body, Ticket(1, None)) for id_, month, body in (*sealed, head)]
+        (body,) = pack(entries)
+        assert unpack(body) == [tuple(each) for each in (*sealed, head)]
 
     async def test_a_record_that_is_larger_than_a_message_goes_alone(self):
         entries = [entry(0), entry(1, reason="x" * 500_000), entry(2)]
@@ -267,8 +277,7 @@ class TestShipping:
         queue = MemoryQueue(*pack([entry()]))
         async with durable(server, queue, times=replace(TIMES, ship_s=0.05)) as audit:
             await until(lambda: audit._in_hand == 1)
-            await until(lambda: audit.depth == 1)
-            assert not queue.shipping
+            await until(lambda: audit.depth == 1 and not queue.shipping)
             server.bulk = None
             server.steps.clear()
             await until(lambda: audit.complete)

@@ -6,7 +6,8 @@ import sqlite3
 import pytest
 
 from schemas.audit_query import AuditQuery
-from tests.unit.audit.audit_samples import audit_record, ids_of
+from tests.unit.audit.audit_samples import audit_record, document_of, ids_of
+from worker.delivery.ports import Document
 from worker.embedded import audit as module
 from worker.embedded.audit import SqliteAudit
 from worker.errors import AuditUnavailable
@@ -30,8 +31,9 @@ async def test_records_outlive_the_process(tmp_path):
 
 async def test_writers_that_come_during_a_commit_share_the_next_one(audit, monkeypatch):
     commits = []
-    real = module._insert
-    monkeypatch.setattr(module, "_insert", lambda rows, connection: (commits.append(len(rows)), real(rows, connection)))
+    real = module.insert
+    counted = lambda documents, connection: (commits.append(len(documents)), real(documents, connection))  # noqa: E731
+    monkeypatch.setattr(module, "insert", counted)
     await asyncio.gather(*(audit.write([audit_record(n)]) for n in range(50)))
     assert sum(commits) == 50
     assert len(commits) <= 2
@@ -39,24 +41,25 @@ async def test_writers_that_come_during_a_commit_share_the_next_one(audit, monke
 
 async def test_a_failing_disk_is_waited_for(audit, monkeypatch):
     failures = iter([sqlite3.OperationalError("database or disk is full")] * 2)
-    real = module._insert
+    real = module.insert
 
     def insert(rows, connection):
         for failure in failures:
             raise failure
         real(rows, connection)
 
-    monkeypatch.setattr(module, "_insert", insert)
+    monkeypatch.setattr(module, "insert", insert)
     await audit.write([audit_record()])
     assert await audit.recorded(ids_of(audit_record())) == {audit_record().document_id}
 
 
 async def test_a_commit_that_fails_leaves_no_open_transaction(tmp_path):
     connection = module._connect(tmp_path / "audit.db")
-    with pytest.raises(sqlite3.Error):
-        module._insert([("too", "few")], connection)
+    with pytest.raises(ValueError, match="unexpected end"):
+        module.insert([document_of(audit_record(1)), Document("2", "2025.11", b'{"@timestamp": ""')], connection)
     assert not connection.in_transaction
-    module._insert([module._row(audit_record())], connection)
+    assert connection.execute("SELECT count(*) FROM record").fetchone() == (0,)
+    module.insert([document_of(audit_record())], connection)
     connection.close()
 
 
@@ -64,7 +67,7 @@ async def test_closing_while_the_disk_fails_fails_the_writers(audit, monkeypatch
     def insert(rows, connection):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(module, "_insert", insert)
+    monkeypatch.setattr(module, "insert", insert)
     writing = asyncio.create_task(audit.write([audit_record()]))
     await asyncio.sleep(0)
     await audit.close(0.01)

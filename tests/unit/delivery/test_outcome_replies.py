@@ -1,6 +1,7 @@
 """Reading replies: the enhanced code, the words as one clean line, the queue id."""
 
 import base64
+import time
 import timeit
 
 import pytest
@@ -116,8 +117,9 @@ def test_a_queue_id_of_a_hostile_server_is_short_and_plain():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(max_size=2000), st.integers(200, 599))
-def test_whatever_a_server_writes_is_read_without_an_error_and_comes_out_printable(text: str, code: int):
+@given(st.text(max_size=60), st.sampled_from([1, 40]), st.integers(200, 599))
+def test_whatever_a_server_writes_is_read_without_an_error_and_comes_out_printable(some: str, times: int, code: int):
+    text = some * times
     clean = clean_text(text)
     assert len(clean) <= MAX_CHARS
     assert not [c for c in clean if ord(c) < 32 or 0x7F <= ord(c) <= 0x9F or c in "\u2028\u2029\u202e"]
@@ -130,5 +132,6 @@ def test_whatever_a_server_writes_is_read_without_an_error_and_comes_out_printab
 )
 def test_a_hostile_text_costs_little_to_read(text: str):
     reply = SmtpReply(250, text)
-    seconds = min(timeit.repeat(lambda: (clean_text(text), remote_queue_id(reply)), number=2, repeat=3)) / 2
+    read = timeit.Timer(lambda: (clean_text(text), remote_queue_id(reply)), timer=time.process_time)
+    seconds = min(read.repeat(number=2, repeat=3)) / 2
     assert seconds < 0.02

@@ -62,6 +62,8 @@ HARD = Progress(
             Progress(1, pending=TO[:1], doubtful=TO[:1], first_seen=NOW),
         ),
         (message(pending=("stranger@x.test",), progress=Progress(2)), Progress(2, first_seen=NOW)),
+        (message("delivery_limit", progress=Progress(2)), Progress(2, first_seen=NOW, suspect=True)),
+        (message("too_large"), Progress(first_seen=NOW, suspect=True)),
     ],
     ids=[
         "an event without progress is sent to all",
@@ -69,6 +71,8 @@ HARD = Progress(
         "who was held is pending again",
         "who was held in doubt may have the mail already",
         "a recipient whom the event does not name is not believed",
+        "what came of its last deliveries is unknown: a second mail is marked",
+        "what came of the delivery that could not be put off is unknown, too",
     ],
 )
 def test_replaying_keeps_what_is_known_of_the_recipients(parked, expected):
@@ -148,6 +152,8 @@ WRITTEN = {"x-postbote-reason": "invalid", "x-postbote-detail": "d", "x-postbote
         (None, ("unrouted", "no queue is bound for the routing key 'odd.key'", None)),
         ({"x-death": [DEATH, TIRED]}, ("delivery_limit", None, Lane.BULK)),
         ({"x-death": [TIRED, DEATH]}, ("delivery_limit", None, Lane.BULK)),
+        ({"x-death": [{**DEATH, "reason": "rejected"}, TIRED]}, ("too_large", None, Lane.BULK)),
+        ({"x-death": [{**DEATH, "reason": "expired"}]}, ("expired", None, Lane.BULK)),
         ({"x-postbote-reason": 5, "x-postbote-lane": []}, ("unrouted", None, None)),
         ({**WRITTEN, "x-postbote-lane": "fast"}, ("invalid", "d", None)),
         ({"x-death": "nonsense"}, ("unrouted", None, None)),

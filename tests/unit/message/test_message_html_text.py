@@ -81,9 +81,9 @@ def test_a_hostile_page_takes_time_in_proportion_to_its_length(unit):
     "page", ["<a" + " " * 200_000 + ">x", "&#" + "9" * 10_000 + "; x", "<a" + " =" * 50_000 + ">x"]
 )
 def test_a_page_with_one_endless_thing_is_read_through(page):
-    started = time.perf_counter()
+    started = time.process_time()
     assert html_to_text(page).endswith("x")
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 @settings(max_examples=40, deadline=None)
@@ -120,7 +120,7 @@ def test_no_page_is_refused(page):
 def _seconds(page: str) -> float:
     best = 60.0
     for _ in range(2):
-        started = time.perf_counter()
+        started = time.process_time()
         html_to_text(page)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.process_time() - started)
     return best

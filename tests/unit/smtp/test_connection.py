@@ -73,10 +73,10 @@ async def test_a_first_message_that_is_cut_off_says_where(pool, verb, says, phas
 async def test_a_server_that_falls_silent_is_a_timeout_of_the_phase(pool, verb, phase) -> None:
     async with ScriptedServer(at(verb, SILENCE), offer=()) as server:
         began = time.monotonic()
-        got = only(await pool.send(server.config(timeout_s=0.1), envelope(), message()))
+        got = only(await pool.send(server.config(timeout_s=0.3), envelope(), message()))
         await server.sessions[0].ended.wait()
     assert (got.phase, got.fault) == (phase, Fault.TIMEOUT)
-    assert 0.09 <= time.monotonic() - began < 1
+    assert 0.29 <= time.monotonic() - began < 4
 
 
 async def test_the_reply_to_the_dot_may_take_longer_than_any_other(pool) -> None:
@@ -95,9 +95,9 @@ async def test_the_reply_to_the_dot_may_take_longer_than_any_other(pool) -> None
         return None
 
     async with ScriptedServer(script) as server:
-        sending = asyncio.ensure_future(pool.send(server.config(timeout_s=0.05), envelope(), message()))
+        sending = asyncio.ensure_future(pool.send(server.config(timeout_s=0.2), envelope(), message()))
         await after(lambda: bool(server.mails))
-        await asyncio.sleep(0.2)  # four times the limit of every other reply: time itself is what is tested
+        await asyncio.sleep(0.8)  # four times the limit of every other reply: time itself is what is tested
         assert not sending.done()
         release.set()
         assert only(await sending).reply.text == "at last"
@@ -127,7 +127,7 @@ async def test_a_reply_in_drops_does_not_outlast_the_limit(pool) -> None:
         return None
 
     async with ScriptedServer(script, offer=()) as server:
-        got = only(await pool.send(server.config(timeout_s=0.15), envelope(), message()))
+        got = only(await pool.send(server.config(timeout_s=0.4), envelope(), message()))
         stop.set()
         await asyncio.gather(*tasks)
     assert (got.phase, got.fault) == (Phase.MAIL, Fault.TIMEOUT)
@@ -221,7 +221,7 @@ async def test_closing_the_pool_says_quit_and_does_not_wait_for_a_server_that_do
         pool = SmtpPool("client.test")
         await pool.send(server.config(), envelope(), message())
         await pool.send(server.config(version=2), envelope(), message())
-        await asyncio.wait_for(pool.close(), 2)
+        await asyncio.wait_for(pool.close(), 10)
         for session in server.sessions:
             await session.ended.wait()
     assert [s.commands[-1] for s in server.sessions] == ["QUIT", "QUIT"]

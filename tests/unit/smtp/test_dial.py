@@ -197,7 +197,7 @@ async def test_a_mechanism_that_nobody_knows_is_a_fault_of_the_record(tls) -> No
 
 async def test_a_server_that_does_not_greet_is_a_timeout() -> None:
     async with ScriptedServer(lambda _s, c: "silence" if c == "" else None) as server:
-        got = await answer_of(server, timeout_s=0.05)
+        got = await answer_of(server, timeout_s=0.3)
     assert (got.phase, got.fault) == (Phase.GREETING, Fault.TIMEOUT)
 
 

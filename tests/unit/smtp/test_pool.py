@@ -75,12 +75,12 @@ async def test_a_new_version_of_a_record_lets_the_old_connections_finish_and_qui
         new = send_many(pool, server.config(version=2), 1, "new")
         gate.open()
         assert codes(await asyncio.gather(*old, *new)) == [250] * 4
-        await asyncio.wait_for(server.sessions[0].ended.wait(), 2)
+        await asyncio.wait_for(server.sessions[0].ended.wait(), 10)
         assert server.sessions[0].commands[-1] == "QUIT"
         assert len(server.sessions[0].mails) == 3
         late = await pool.send(server.config(), envelope(), message("late"))
         assert only(late).reply.code == 250
-        await asyncio.wait_for(server.sessions[2].ended.wait(), 2)
+        await asyncio.wait_for(server.sessions[2].ended.wait(), 10)
 
 
 async def test_a_failed_dial_is_the_answer_of_all_that_wait_and_only_one_was_made(pool) -> None:
@@ -232,7 +232,7 @@ async def test_a_stuck_tenant_does_not_hold_up_another(pool) -> None:
         ScriptedServer() as well,
     ):
         waiting = send_many(pool, stuck.config(display_name="stuck"), 50)
-        results = await asyncio.wait_for(asyncio.gather(*send_many(pool, well.config(), 50)), 2)
+        results = await asyncio.wait_for(asyncio.gather(*send_many(pool, well.config(), 50)), 10)
         assert codes(results) == [250] * 50
         for each in waiting:
             each.cancel()
@@ -244,7 +244,7 @@ async def test_the_bound_on_all_connections_takes_an_idle_one_from_another_tenan
         for n in range(3):
             for server in (one, two):
                 config = server.config(display_name=str(server.port))
-                got = await asyncio.wait_for(pool.send(config, envelope(), message(f"m{n}")), 2)
+                got = await asyncio.wait_for(pool.send(config, envelope(), message(f"m{n}")), 10)
                 assert only(got).reply.code == 250
                 assert one.open + two.open <= 2  # the farewell of the one may still be on its way
         await pool.close()
@@ -263,7 +263,7 @@ async def test_the_bound_on_all_connections_is_shared_with_who_comes_later() -> 
         sending = [asyncio.ensure_future(send_on()) for _ in range(30)]
         await after(lambda: greedy.open == 4)
         later = send_many(pool, modest.config(display_name="modest", max_connections=10), 30)
-        assert codes(await asyncio.wait_for(asyncio.gather(*later), 2)) == [250] * 30
+        assert codes(await asyncio.wait_for(asyncio.gather(*later), 10)) == [250] * 30
         enough.set()
         await asyncio.gather(*sending)
         assert pool._open <= 4
@@ -283,7 +283,7 @@ async def test_closing_cuts_off_what_is_under_way_and_answers_everything() -> No
         sending = send_many(pool, server.config(), 4)
         await after(lambda: bool(server.mails))
         await pool.close()
-        answers = [only(each) for each in await asyncio.wait_for(asyncio.gather(*sending), 2)]
+        answers = [only(each) for each in await asyncio.wait_for(asyncio.gather(*sending), 10)]
     assert [(a.phase, a.fault) for a in answers] == [
         (Phase.FINAL, Fault.LOST),
         *[(Phase.CONNECT, Fault.SHUTDOWN)] * 3,  # the second one's MAIL was on the wire, and meant nothing yet
@@ -298,7 +298,7 @@ async def test_a_mistake_of_our_own_reaches_the_sender_and_does_not_leave_it_wai
     monkeypatch.setattr("worker.smtp.pool.dial", broken)
     async with ScriptedServer() as server:
         with pytest.raises(RuntimeError, match="our own mistake"):
-            await asyncio.wait_for(pool.send(server.config(), envelope(), message()), 2)
+            await asyncio.wait_for(pool.send(server.config(), envelope(), message()), 10)
 
 
 async def test_a_connection_that_is_lost_with_two_messages_has_one_in_doubt_and_sends_the_other_again(pool) -> None:
@@ -328,4 +328,4 @@ async def test_a_pause_that_is_over_in_no_time_is_still_noticed(pool) -> None:
         (found,) = pool._destinations.values()
         for _ in range(3):
             found._block_until(asyncio.get_running_loop().time() + 0.0001)
-        assert codes([await asyncio.wait_for(pool.send(config, envelope(), message()), 2)]) == [250]
+        assert codes([await asyncio.wait_for(pool.send(config, envelope(), message()), 10)]) == [250]

@@ -24,7 +24,7 @@ PASSWORD = "geheim-42-nie"
 LOGIN = {"username": "ann@from.test", "password": SecretStr(PASSWORD)}
 STARTTLS = (*OFFER, "STARTTLS", "AUTH PLAIN")
 SENDER, RECIPIENT = "ann@from.test", "bob@to.test"
-QUICK = Limits(stage_s=0.2, overall_s=5.0, tenant_reach_s=0.3)
+QUICK = Limits(stage_s=0.5, overall_s=5.0, tenant_reach_s=0.3)
 
 
 async def probe(config, *, limits=Limits(), **more):  # noqa: B008
@@ -121,7 +121,7 @@ async def test_each_failure_stands_at_its_stage_with_its_rule_and_hint(authority
         config = server.config(tls=TlsMode.STARTTLS, ca_bundle=authority.bundle, **LOGIN)
         report = await probe(config, limits=QUICK)
         for session in server.sessions:
-            await asyncio.wait_for(session.ended.wait(), 2)  # nothing is left open
+            await asyncio.wait_for(session.ended.wait(), 10)  # nothing is left open
     failed = report.failed
     assert failed is not None
     assert (failed.name, failed.rule) == (stage, rule)
@@ -365,11 +365,11 @@ async def test_the_observer_sees_each_stage_as_it_ends_in_order() -> None:
 
 async def test_everything_together_takes_no_longer_than_its_limit() -> None:
     async with ScriptedServer(failing("RCPT", SILENCE)) as server:
-        report = await probe(server.config(), limits=Limits(stage_s=5.0, overall_s=0.15))
-        await asyncio.wait_for(server.sessions[0].ended.wait(), 2)
+        report = await probe(server.config(), limits=Limits(stage_s=5.0, overall_s=0.6))
+        await asyncio.wait_for(server.sessions[0].ended.wait(), 10)
     assert report.failed is not None
     assert (report.failed.name, report.failed.rule) == ("rcpt", "timed-out")
-    assert report.total_ms < 1000
+    assert report.total_ms < 4000
 
 
 async def test_a_server_that_drips_its_reply_is_cut_off() -> None:
@@ -402,7 +402,7 @@ async def test_a_cancelled_check_leaves_no_connection() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         server.sessions[0].task.cancel()
-        await asyncio.wait_for(server.sessions[0].ended.wait(), 2)
+        await asyncio.wait_for(server.sessions[0].ended.wait(), 10)
 
 
 def test_the_phases_of_the_stages_are_those_of_the_rules() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import time
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -106,9 +107,10 @@ async def test_whatever_keeps_a_server_out_of_reach_a_tenant_sees_the_same_at_th
     assert len({json.dumps(document, sort_keys=True) for document in documents.values()}) == 1
     took = [seconds for _, seconds in found.values()]
     assert min(took) >= REACH_S - 0.001
-    assert max(took) - min(took) < 0.1
+    # One that is told at once would be told so much earlier; the turns of a busy loop are less.
+    assert max(took) - min(took) < 0.2
     totals = [report.total_ms for report, _ in found.values()]
-    assert max(totals) - min(totals) < 100
+    assert max(totals) - min(totals) < 200
 
 
 async def test_it_is_called_unreachable_with_no_address_and_no_reason(ways) -> None:
@@ -147,14 +149,14 @@ async def test_a_port_that_mail_may_not_go_to_is_said_at_once_for_it_is_the_reco
         guard=EgressGuard(),
         audience=Audience.TENANT,
         resolve=resolve,
-        limits=LIMITS,
+        limits=replace(LIMITS, tenant_reach_s=4.0),
     )
     assert report.failed is not None
     assert (report.failed.name, report.failed.rule) == (StageName.REACH, "egress-denied")
     assert report.failed.hint is not None
     assert report.failed.hint.name == "port-not-permitted"
     assert asked == []
-    assert time.perf_counter() - began < REACH_S
+    assert time.perf_counter() - began < 4.0
 
 
 async def test_a_tenants_own_server_is_checked_in_full_and_its_address_stays_out_of_it() -> None:

@@ -1,0 +1,116 @@
+"""One writer's chain: its records get their numbers and links in the order in which they are sealed.
+
+Nothing here waits, so whoever seals and hands over in one turn of the loop hands over in the order of
+the numbers.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+
+from schemas.audit_chain import (
+    PROOF_MONTH,
+    Link,
+    ProofKind,
+    digest_of,
+    genesis,
+    head_document,
+    head_statement,
+    link_hash,
+    proof_id,
+)
+from worker.delivery.ports import Document
+from worker.proof.contested import stamp
+
+if TYPE_CHECKING:  # who signs no heads does without the library
+    from worker.proof.signing import Signer
+
+log = structlog.get_logger(__name__)
+
+_START_DIGITS = 8
+
+
+def new_writer(worker_id: str) -> str:
+    """The name of one start of a worker: its own, a slash, and 8 hex digits."""
+    return f"{worker_id}/{secrets.token_hex(_START_DIGITS // 2)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Where a chain stands: the last number, 0 before the first record, and its hash."""
+
+    seq: int
+    hash: str
+    prev: str = ""
+
+
+class Chain:
+    """The records of one start of one process, from number 1 on."""
+
+    def __init__(self, writer: str, signer: "Signer | None" = None) -> None:
+        """Begin a chain; `writer` is new for each (`new_writer`), and heads are signed where there is a `signer`."""
+        self.writer = writer
+        self._signer = signer
+        self._end = _End(0, genesis(writer))
+        self._told = 0
+        self._named = orjson.dumps(writer)
+
+    @property
+    def length(self) -> int:
+        """The number of the last record."""
+        return self._end.seq
+
+    def seal(self, documents: Sequence[Document]) -> list[Document]:
+        """The documents with their links, in their order; raises ValueError and seals none where one is no object."""
+        end, sealed = self._end, []
+        for document in documents:
+            record, body = _unchained(document.document)
+            seq = end.seq + 1
+            own = link_hash(self.writer, seq, end.hash, digest_of(record))
+            chain = b'"chain":{"writer":%b,"seq":%d,"prev":"%b","hash":"%b"}}' % (
+                self._named,
+                seq,
+                end.hash.encode(),
+                own.encode(),
+            )
+            joint = b"," if record else b""
+            sealed.append(Document(document.document_id, document.index_month, body[:-1] + joint + chain))
+            end = _End(seq, own, end.hash)
+        self._end = end
+        return sealed
+
+    def head(self, now: datetime) -> Document | None:
+        """What says that the chain ends here at `now`, for the index of proofs; None where it has not grown since.
+
+        It is logged, too: logs that are kept elsewhere bear witness.
+        """
+        if self._end.seq == self._told:
+            return None
+        link = Link(self.writer, self._end.seq, self._end.prev, self._end.hash)
+        timestamp = stamp(now)
+        signature = key_id = None
+        if self._signer is not None:
+            signature = self._signer.sign(head_statement(link.writer, link.seq, link.hash, timestamp))
+            key_id = self._signer.key_id
+        log.info("audit head", writer=link.writer, seq=link.seq, hash=link.hash, signature=signature, at=timestamp)
+        self._told = link.seq
+        body = orjson.dumps(head_document(link, timestamp, signature, key_id))
+        return Document(proof_id(ProofKind.HEAD, link.writer, link.seq), PROOF_MONTH, body)
+
+
+def _unchained(body: bytes) -> tuple[dict[str, Any], bytes]:
+    """The record without a link, and its JSON."""
+    record = orjson.loads(body)
+    if not isinstance(record, dict):
+        msg = "a record is a JSON object"
+        raise ValueError(msg)  # noqa: TRY004 # as orjson's own error is
+    if "chain" not in record:
+        return record, body.rstrip()
+    # Nobody but its writer says where a record stands.
+    del record["chain"]
+    return record, orjson.dumps(record)
