@@ -97,7 +97,7 @@ class _Parts:
             await asyncio.gather(watching, return_exceptions=True)
 
     async def _prepare(self) -> None:
-        shipped = await ship_left_behind(self.journal, self.audit.write_documents)
+        shipped = await ship_left_behind(self.journal, self.trail.keep_left_behind)
         if shipped:
             log.info("what dead workers left is recorded", records=shipped)
         if not await self.stream.caught_up():

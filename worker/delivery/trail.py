@@ -10,7 +10,7 @@ which the journal keeps the later, the second waits until the first is durable.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
@@ -81,6 +81,11 @@ class Trail:
         head = self._chain.head(now)
         if head is not None:
             await self._keep([head])
+
+    async def keep_left_behind(self, documents: Sequence[Document]) -> None:
+        """Write what a dead worker's journal held, as it is, and heads for the chains that ended with it."""
+        heads = self._chain.heads_of_dead(documents, datetime.now(UTC))
+        await self._audit.write_documents([*documents, *heads])
 
     async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
         """Of `ids`, those that the journal or the audit has; raises AuditUnavailable."""

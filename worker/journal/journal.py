@@ -4,7 +4,9 @@ The disk is the thread's, and so is the choice of what goes into one transaction
 has been handed over by then. Under load batches grow by themselves, and a single record never waits
 for a timer. Nor does it wait for the loop: between a server's 250 and the disk lies the time in
 which a kill makes a second mail, and a loop with hundreds of mails takes a tenth of a second for
-one turn. What is forgotten rides along with the next batch, or goes alone after `FORGET_WITHIN_S`.
+one turn. What is forgotten rides along with the next batch, or goes alone after `FORGET_WITHIN_S`; the
+newest entry stays until another is there, so that whoever finds the journal knows where its writer's
+chain ended.
 
 Every entry has a number, given upwards as it arrives and committed in that order, so an entry is
 durable exactly when its number is not above the last committed one.
@@ -94,7 +96,7 @@ class Journal:
             return
         if self._lazily is not None:
             self._lazily.cancel()
-        self._hand_over(thread, _Share([], self._take_forgotten()))
+        self._hand_over(thread, _Share([], self._forgotten))
         self._thread = None
         await thread.call(lambda _: None)  # behind what was handed over, whose end the loop has heard of then
         empty = not self._numbers
@@ -196,7 +198,12 @@ class Journal:
             self._hand_over(self._thread, _Share([], self._take_forgotten()))
 
     def _take_forgotten(self) -> list[int]:
+        """What is to be deleted now: all but the newest entry, by which a successor knows where the chain ended."""
+        newest = self._next - 1
         taken, self._forgotten = self._forgotten, []
+        if newest in taken:
+            taken.remove(newest)
+            self._forgotten.append(newest)
         return taken
 
     def _hand_over(self, thread: JournalThread, share: _Share) -> None:

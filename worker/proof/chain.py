@@ -5,7 +5,7 @@ the numbers.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from schemas.audit_chain import (
     head_statement,
     link_hash,
     proof_id,
+    read_link,
 )
 from worker.delivery.ports import Document
 from worker.proof.contested import stamp
@@ -91,14 +92,28 @@ class Chain:
         """
         if self._end.seq == self._told:
             return None
-        link = Link(self.writer, self._end.seq, self._end.prev, self._end.hash)
+        self._told = self._end.seq
+        return self._head_of(Link(self.writer, self._end.seq, self._end.prev, self._end.hash), now)
+
+    def heads_of_dead(self, documents: Iterable[Document], now: datetime) -> list[Document]:
+        """For each writer of sealed records that a dead process left: what says that its chain goes so far at least.
+
+        The dead said so themselves, on this disk; the signature is this process's.
+        """
+        ends: dict[str, Link] = {}
+        for document in documents:
+            link = read_link(orjson.loads(document.document))
+            if link is not None and (link.writer not in ends or ends[link.writer].seq < link.seq):
+                ends[link.writer] = link
+        return [self._head_of(link, now) for link in ends.values()]
+
+    def _head_of(self, link: Link, now: datetime) -> Document:
         timestamp = stamp(now)
         signature = key_id = None
         if self._signer is not None:
             signature = self._signer.sign(head_statement(link.writer, link.seq, link.hash, timestamp))
             key_id = self._signer.key_id
         log.info("audit head", writer=link.writer, seq=link.seq, hash=link.hash, signature=signature, at=timestamp)
-        self._told = link.seq
         body = orjson.dumps(head_document(link, timestamp, signature, key_id))
         return Document(proof_id(ProofKind.HEAD, link.writer, link.seq), PROOF_MONTH, body)
 

@@ -42,13 +42,14 @@ async def live(folder: str, url: str, prefix: str, number: str) -> None:
     await journal.open()
     audit = OpenSearchAudit(url, index_prefix=prefix)
 
+    trail = Trail(journal, audit, Chain(new_writer(f"worker-{number}")))
+
     async def ship(batch: Sequence[Document]) -> None:
         print("shipping", len(batch), flush=True)
-        await audit.write_documents(batch)
+        await trail.keep_left_behind(batch)
         print("shipped", len(batch), flush=True)
 
     await ship_left_behind(journal, ship)
-    trail = Trail(journal, audit, Chain(new_writer(f"worker-{number}")))
     Heads(trail, 0.05).start()
     numbers = count()
 

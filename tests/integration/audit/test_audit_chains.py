@@ -21,9 +21,10 @@ from tests.support.process import Postbote
 from tests.unit.audit.audit_samples import audit_record
 from worker.audit.entries import restore
 from worker.audit.opensearch import OpenSearchAudit
+from worker.delivery.trail import Trail
 from worker.journal.journal import Journal
 from worker.journal.left_behind import ship_left_behind
-from worker.proof.chain import Chain
+from worker.proof.chain import Chain, new_writer
 from worker.proof.sealed import SealedAudit
 from worker.proof.signing import PublicKeys, Signer
 
@@ -115,7 +116,8 @@ async def told(process, word, count):
 async def ship_what_is_left(folder, url, prefix):
     journal, audit = Journal(folder, worker_id="last"), OpenSearchAudit(url, index_prefix=prefix)
     await journal.open()
-    shipped = await ship_left_behind(journal, audit.write_documents)
+    trail = Trail(journal, audit, Chain(new_writer("last")))
+    shipped = await ship_left_behind(journal, trail.keep_left_behind)
     await audit.close()
     await journal.close()
     return shipped
@@ -135,7 +137,7 @@ async def test_workers_that_are_killed_one_after_the_other_leave_whole_chains(
     assert len(found.lengths) == 3
     assert all(found.lengths[writer] >= last for writer, last in known.items()), "what was journalled is there"
     assert sum(found.lengths.values()) == len(found.records)
-    assert any(found.heads(writer) for writer in known)
+    assert {writer: max(found.heads(writer)) for writer in known} == found.lengths, "each is vouched for to its end"
 
 
 async def test_a_worker_that_is_killed_while_it_ships_for_a_dead_one_leaves_whole_chains(

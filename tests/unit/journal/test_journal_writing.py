@@ -113,7 +113,20 @@ async def test_many_forgotten_entries_do_not_wait(journal, writes, monkeypatch):
     async with asyncio.timeout(10):
         while len(writes) < 2:
             await asyncio.sleep(0)
-    assert writes == [(600, 0), (0, 600)]
+    assert writes == [(600, 0), (0, 599)]
+
+
+async def test_the_newest_entry_stays_on_the_disk_until_another_is_there(journal, writes, monkeypatch):
+    """By it, whoever finds the journal of a killed worker knows where its chain ended."""
+    monkeypatch.setattr(journal_module, "FORGET_WITHIN_S", 3600)
+    await journal.append([entry("a"), entry("b")])
+    journal.forget(["a", "b"])
+    journal._forget_now()
+    await journal._thread.call(lambda _: None)
+    assert writes == [(2, 0), (0, 1)]
+    await journal.append([entry("c")])
+    assert writes[2:] == [(1, 1)]
+    assert journal.holds(["a", "b", "c"]) == {"c"}
 
 
 @pytest.mark.parametrize(
