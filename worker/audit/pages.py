@@ -62,16 +62,21 @@ async def first_page(ask: Ask, query: AuditQuery) -> Page:
     last = _at(page[-1])
     more = query.offset + len(page) < total
     cut = more and (not behind or _at(behind[0]) == last)
+    skipped = 0
     if before and _at(before[0]) == _at(page[0]):
         counted = await ask(count_body(query, _at(page[0])))
         skipped = query.offset - int(counted["hits"]["total"]["value"])
-        groups[0] = await _group(ask, query, _at(page[0]), skipped, groups[0])
+        groups[0] = await _group(ask, query, _at(page[0]), skipped, len(groups[0])) or groups[0]
     if cut and (len(groups) > 1 or "full" not in groups[0][0]):
-        groups[-1] = await _group(ask, query, last, 0, groups[-1])
+        groups[-1] = await _group(ask, query, last, 0, len(groups[-1])) or groups[-1]
     found = [hit for group in groups for hit in group]
     if not more:
         return Page(found, total, answer["took"], None)
-    return Page(found, total, answer["took"], _cut_at(groups[-1], total) if cut else Continuation((last,), total=total))
+    if not cut:
+        return Page(found, total, answer["took"], Continuation((last,), total=total))
+    # Records that the offset passed over may stand at the very place where the page ends.
+    passed = await _group(ask, query, last, 0, skipped) if skipped and len(groups) == 1 else []
+    return Page(found, total, answer["took"], _cut_at([*passed, *groups[-1]], total))
 
 
 async def further_page(ask: Ask, query: AuditQuery, here: Continuation) -> Page:
@@ -92,7 +97,7 @@ async def further_page(ask: Ask, query: AuditQuery, here: Continuation) -> Page:
     groups = _groups(page)
     place = [_at(page[-1]) if page else here.position[0]]
     if page and behind and _at(behind[0]) == place[0]:
-        groups[-1] = await _group(ask, query, place[0], 0, groups[-1], (_DOC,))
+        groups[-1] = await _group(ask, query, place[0], 0, len(groups[-1]), (_DOC,)) or groups[-1]
         place = groups[-1][-1]["sort"]
     found = [*rest, *(hit for group in groups for hit in group)]
     return Page(found, here.total, took, _after(here, place) if behind else None)
@@ -115,12 +120,12 @@ def _rest_body(query: AuditQuery, here: Continuation) -> dict[str, Any]:
 
 
 async def _group(
-    ask: Ask, query: AuditQuery, at: int, skipped: int, known: list[Hit], ties: Sequence[Mapping[str, Any]] = ()
+    ask: Ask, query: AuditQuery, at: int, skipped: int, size: int, ties: Sequence[Mapping[str, Any]] = ()
 ) -> list[Hit]:
-    """As many records of one millisecond as are `known`, behind those `skipped`, in the full order."""
+    """`size` records of one millisecond, behind those `skipped`, in the full order."""
     found = body_of(query, within(at))
-    found |= {"sort": [*sort_of(query), *ties], "from": skipped, "size": len(known), "track_total_hits": False}
-    return [{**hit, "full": True} for hit in hits_of(await ask(found))] or known
+    found |= {"sort": [*sort_of(query), *ties], "from": skipped, "size": size, "track_total_hits": False}
+    return [{**hit, "full": True} for hit in hits_of(await ask(found))]
 
 
 def _groups(hits: Sequence[Hit]) -> list[list[Hit]]:

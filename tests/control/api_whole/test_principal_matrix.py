@@ -258,8 +258,8 @@ PAIRS: list[tuple[str, str, str, str, Any]] = [
     ("O", "GET", "/opsauditlogs/?eventid=story-of-lab", "/opsauditlogs/?eventid=nowhere", None),
     ("O", "GET", "/opsauditlogs/?config=of-controller", "/opsauditlogs/?config=nowhere", None),
     ("P", "GET", "/opsauditlogs/?config=of-controller", "/opsauditlogs/?config=nowhere", None),
-    ("O", "GET", "/opsauditlogs/?text=INTERNALWORDS", "/opsauditlogs/?text=nowhere", None),
-    ("P", "GET", "/opsauditlogs/?text=INTERNALWORDS", "/opsauditlogs/?text=nowhere", None),
+    ("O", "GET", "/opsauditlogs/?timefrom=now-1h&text=INTERNALWORDS", "/opsauditlogs/?timefrom=now-1h&text=nowhere", None),
+    ("P", "GET", "/opsauditlogs/?timefrom=now-1h&text=INTERNALWORDS", "/opsauditlogs/?timefrom=now-1h&text=nowhere", None),
 ]  # fmt: skip
 
 
