@@ -7,6 +7,7 @@ from typing import Any
 
 import pika
 
+from schemas.audit import CATEGORY
 from tests.services.rabbitmq import Broker
 from worker.delivery.ports import Lane, Tier
 from worker.rabbit import topology
@@ -41,7 +42,8 @@ def take_all(broker: Broker, amqp_url: str) -> tuple[dict[str, frozenset[str]], 
     records: list[dict[str, Any]] = []
     for name, body in _drained(amqp_url, [q["name"] for q in broker.queues(amqp_url) if not _is_stream(q)]):
         if name == AUDIT_OUTBOX_QUEUE:
-            records += map(json.loads, body.splitlines()[1::2])  # each record follows a line with its id
+            found = map(json.loads, body.splitlines()[1::2])  # each record follows a line with its id
+            records += [record for record in found if record["category"] == CATEGORY]  # and no proof
         else:
             events[name].add(str(json.loads(body)["id"]))
     return {name: frozenset(ids) for name, ids in events.items()}, records
