@@ -28,12 +28,13 @@ SIDE_BY_SIDE = [
     (LONGEST, 150, 1),
     ("sink-kills", 200, 2),
     ("worker-kills", 300, 5),
-    ("full-disk", 200, 1),
     ("cuts", 300, 4),
     ("opensearch-troubles", 200, 7),
     ("rolling-restart", 300, 1),
 ]
-ALONE = [("rabbitmq-kills", 300, 1), ("opensearch-kills", 200, 1), ("mixed", 200, 4)]
+# With a full disk the audit alone is left to note what was sent: where five worlds keep it busy for a second, a kill
+# in that second is a second fault.
+ALONE = [("full-disk", 200, 1), ("rabbitmq-kills", 300, 1), ("opensearch-kills", 200, 1), ("mixed", 200, 4)]
 # (defect, the scenario that finds it, events, steps)
 DEFECTS = [
     ("no-reject-publish", LONGEST, 100, 1),
