@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import orjson
 from opensearchpy import AsyncOpenSearch
-from opensearchpy.exceptions import OpenSearchException, TransportError
+from opensearchpy.exceptions import OpenSearchException, SerializationError, TransportError
+from opensearchpy.serializer import JSONSerializer
 
 from worker.audit.health import Health
 from worker.errors import AuditNotAllowed, AuditTooSlow, AuditUnavailable
@@ -98,6 +100,16 @@ class Transport(Protocol):
         ...
 
 
+class _Serializer(JSONSerializer):
+    """Reads answers with orjson: of a page of 100 records, 120 KB, the standard library would make a millisecond."""
+
+    def loads(self, s: str) -> Any:
+        try:
+            return orjson.loads(s)
+        except orjson.JSONDecodeError as error:
+            raise SerializationError(s, error) from error
+
+
 def connect(access: OpenSearchAccess) -> Transport:
     """Build the library's client; nothing is connected before the first request.
 
@@ -108,6 +120,7 @@ def connect(access: OpenSearchAccess) -> Transport:
         http_auth=(access.user, access.password) if access.user and access.password else None,
         max_retries=0,  # retries are decided here, where it is known what is waiting
         pool_maxsize=_CONNECTIONS,
+        serializer=_Serializer(),
         ssl_context=_tls(access) if access.url.startswith("https:") else None,
     )
     transport: Transport = client.transport
