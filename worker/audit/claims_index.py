@@ -6,13 +6,10 @@ no request for ``PREFIX-*`` does, and its template beats the audit's, whose patt
 
 from typing import Any
 
-import orjson
-
-from worker.audit.link import Call, NotAllowed, OpenSearchLink, RequestRefused
-from worker.errors import AuditUnavailable
+from worker.audit.link import OpenSearchLink
+from worker.audit.side_template import ensure_side_template
 
 _VERSION = 1
-_NOT_FOUND = 404
 _TIMEOUT_S = 3.0  # a suspect that waits for it is in a worker's hands
 
 
@@ -44,31 +41,6 @@ def claims_template(prefix: str) -> dict[str, Any]:
 
 
 async def ensure_claims_template(link: OpenSearchLink, prefix: str) -> None:
-    """Install the template unless it is there; safe from any number of replicas at once. Raises AuditUnavailable.
-
-    A user who may not install it needs one that is there already.
-    """
-    path = f"/_index_template/{claims_index(prefix)}-v{_VERSION}"
-    if await _installed(link, path):
-        return
-    try:
-        body = orjson.dumps(claims_template(prefix))
-        await link.request(Call("PUT", path, body, {"create": "true"}, _TIMEOUT_S))
-    except NotAllowed as error:
-        msg = f"OpenSearch has no index template of the claims: run `postbote audit migrate` as one who may ({error})"
-        raise NotAllowed(msg) from error
-    except RequestRefused as refusal:
-        # Another replica was faster, or it was refused in earnest: only its presence tells.
-        if not await _installed(link, path):
-            msg = f"OpenSearch does not take the index template of the claims: {refusal}"
-            raise AuditUnavailable(msg) from refusal
-
-
-async def _installed(link: OpenSearchLink, path: str) -> bool:
-    try:
-        await link.request(Call("GET", path, None, {"filter_path": "index_templates.name"}, _TIMEOUT_S))
-    except RequestRefused as refusal:
-        if refusal.status != _NOT_FOUND:
-            raise
-        return False
-    return True
+    """Install the template unless it is there; see `ensure_side_template`."""
+    name = f"{claims_index(prefix)}-v{_VERSION}"
+    await ensure_side_template(link, name, claims_template(prefix), timeout_s=_TIMEOUT_S)

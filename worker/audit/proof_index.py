@@ -7,19 +7,12 @@ no request for ``PREFIX-*`` does, and its template beats the audit's, whose patt
 
 from typing import Any
 
-import orjson
-
 from schemas.audit_chain import PROOF_MONTH
 from worker.audit.create_only import ensure_pipeline, pipeline_name
-from worker.audit.link import Call, NotAllowed, OpenSearchLink, RequestRefused
-from worker.errors import AuditUnavailable
+from worker.audit.link import OpenSearchLink
+from worker.audit.side_template import ensure_side_template
 
 _VERSION = 1
-_NOT_FOUND = 404
-_MIGRATE_FIRST = (
-    "OpenSearch has no index template {name}, and this user may not install it: "
-    "run `postbote audit migrate` as one who may ({reason})"
-)
 _KEYWORD: dict[str, Any] = {"type": "keyword", "ignore_above": 1024}
 _KEPT: dict[str, Any] = {"type": "object", "enabled": False}
 
@@ -70,30 +63,6 @@ def proof_template(prefix: str) -> dict[str, Any]:
 
 
 async def ensure_proof_template(link: OpenSearchLink, prefix: str) -> None:
-    """Install the template unless it is there; safe from any number of replicas at once. Raises AuditUnavailable.
-
-    A user who may not install it needs one that is there already.
-    """
-    path = f"/_index_template/{proof_template_name(prefix)}"
-    if await _installed(link, path):
-        return
-    try:
-        await ensure_pipeline(link, prefix)
-        await link.request(Call("PUT", path, orjson.dumps(proof_template(prefix)), {"create": "true"}))
-    except NotAllowed as error:
-        raise NotAllowed(_MIGRATE_FIRST.format(name=proof_template_name(prefix), reason=error)) from error
-    except RequestRefused as refusal:
-        # Another replica was faster, or it was refused in earnest: only its presence tells.
-        if not await _installed(link, path):
-            msg = f"OpenSearch does not take the index template of the proofs: {refusal}"
-            raise AuditUnavailable(msg) from refusal
-
-
-async def _installed(link: OpenSearchLink, path: str) -> bool:
-    try:
-        await link.request(Call("GET", path, None, {"filter_path": "index_templates.name"}))
-    except RequestRefused as refusal:
-        if refusal.status != _NOT_FOUND:
-            raise
-        return False
-    return True
+    """Install the template and its pipeline unless it is there; see `ensure_side_template`."""
+    name = proof_template_name(prefix)
+    await ensure_side_template(link, name, proof_template(prefix), before=lambda: ensure_pipeline(link, prefix))

@@ -20,10 +20,8 @@ async def ask_whole(link: OpenSearchLink, call: Call) -> Any:
     for pause_s in _PAUSES_S:
         try:
             return await link.request(call)
-        except ShardsMissing:
-            pass
-        except RequestRefused as refusal:
-            if refusal.status != _NOT_FOUND:
+        except (ShardsMissing, RequestRefused) as missing:
+            if isinstance(missing, RequestRefused) and missing.status != _NOT_FOUND:
                 raise
         await asyncio.sleep(pause_s)
     return await link.request(call)
