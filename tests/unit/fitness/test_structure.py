@@ -14,7 +14,7 @@ MODULES = sorted(p for package in ("worker", "schemas", "tools") for p in (ROOT 
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 45
 
-CORE = ("worker.delivery", "worker.message", "worker.control")
+CORE = ("worker.delivery", "worker.message", "worker.control", "worker.proof")
 LIBRARIES_OF_THE_EDGES = ("pika", "aiosmtplib", "opensearchpy", "sqlalchemy", "fastapi", "aiosmtpd", "uvicorn")
 ADAPTERS = (
     "worker.rabbit",
@@ -37,6 +37,8 @@ COMPOSITION = (
     "worker.shipping",
     "worker.reception",
     "worker.people",
+    "worker.recipients",
+    "worker.recording",
     "worker.carriers",
     "worker.demo",
     "worker.cli",
