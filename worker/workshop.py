@@ -105,13 +105,9 @@ class _Parts:
 
     async def _hold_while_the_journal_fails(self, consumer: Consumer) -> None:
         while True:
-            if self.journal.failing is None:
-                await self.trail.trouble.wait()
-            self.trail.trouble.clear()
-            if self.journal.failing is not None:
-                consumer.hold(self.journal.failing)
-                await self.journal.writable()
-                consumer.resume()
+            consumer.hold(await self.journal.fails())
+            await self.journal.writable()
+            consumer.resume()
 
     def checks(self) -> dict[str, Check]:
         """What readiness asks."""

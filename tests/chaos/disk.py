@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tests.services.ways import ServiceUnavailable
 
-SIZE_MIB = 24
+# Three workers' reserves and, between a kill and the start after it, three dead ones', of 8 MiB each.
+SIZE_MIB = 64
 _CHUNK = b"\0" * 65536
 
 

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+RESERVE_OCTETS = 100_000
+"""A reserve for small disks."""
+
 
 def play(name: str, folder: Path, *numbers: int) -> dict[str, Any]:
     """Run one play in `folder`, made where it is missing, and return what it found."""

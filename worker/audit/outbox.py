@@ -6,8 +6,9 @@
               OutboxQueue.put (confirmed) ──► outbox ┘
 
 Every record waits in the BulkWriter, and whichever takes it first, OpenSearch or the queue, lets
-its writer go on. Nothing is decided twice: a record that went both ways has one id. Where neither
-takes records, they wait, at most as many as the BulkWriter has room for, and nothing is acknowledged.
+its writer go on; one that no journal keeps goes both ways at once. Nothing is decided twice: a
+record that went both ways has one id. Where neither takes records, they wait, at most as many as
+the BulkWriter has room for, and nothing is acknowledged.
 """
 
 import asyncio
@@ -89,6 +90,8 @@ class DurableAudit:
         self._depth: int | None = None
         self._empty_since: float | None = None
         self._in_hand = 0
+        self._urgent = 0
+        self._hurry = asyncio.Event()
         self._outbox_refuses: str | None = None
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -105,9 +108,20 @@ class DurableAudit:
         """
         await self._audit.write(records)
 
-    async def write_documents(self, documents: Sequence[Document]) -> None:
-        """Like `write`, for what a journal kept: id, month (``YYYY.MM``) and JSON of each record."""
-        await self._audit.write_documents(documents)
+    async def write_documents(self, documents: Sequence[Document], *, urgent: bool = False) -> None:
+        """Like `write`, for documents: id, month (``YYYY.MM``) and JSON of each record.
+
+        `urgent` ones are kept nowhere else: they don't wait to become overdue.
+        """
+        if not urgent:
+            await self._audit.write_documents(documents)
+            return
+        self._urgent += 1
+        self._hurry.set()
+        try:
+            await self._audit.write_documents(documents)
+        finally:
+            self._urgent -= 1
 
     async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
         """Of `ids` (document id -> ``YYYY.MM``), those that OpenSearch has; raises AuditUnavailable."""
@@ -166,8 +180,11 @@ class DurableAudit:
     async def _relieve(self) -> None:
         """Put into the outbox what has waited for too long."""
         failing = self._audit.health.failing
-        await asyncio.sleep(self._times.relieve_s if failing or self._closing else self._times.after_s / 4)
-        patience_s = 0.0 if self._audit.health.failing else self._times.after_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._times.relieve_s if failing or self._closing else self._times.after_s / 4):
+                await self._hurry.wait()
+        self._hurry.clear()
+        patience_s = 0.0 if self._audit.health.failing or self._urgent else self._times.after_s
         overdue = self._audit.writer.overdue(patience_s)[:_AT_ONCE]
         if overdue:
             bodies = list(pack(overdue))

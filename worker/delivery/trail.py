@@ -43,8 +43,8 @@ class LocalJournal(Protocol):
 class DocumentAudit(Protocol):
     """Keeps documents for good, and knows which it has."""
 
-    async def write_documents(self, documents: Sequence[Document]) -> None:
-        """Return once every document is durable; wait as long as that takes."""
+    async def write_documents(self, documents: Sequence[Document], *, urgent: bool = False) -> None:
+        """Return once every document is durable; wait as long as that takes. `urgent`: nothing else keeps them."""
         ...
 
     async def recorded(self, ids: Mapping[str, str]) -> frozenset[str]:
@@ -61,13 +61,12 @@ class Trail:
     """Fulfils AuditSink and AuditLookup over a journal and an audit."""
 
     def __init__(self, journal: LocalJournal, audit: DocumentAudit, chain: Chain, privacy: Privacy = PLAIN) -> None:
-        """Take both, opened, and a chain that nobody else uses; `trouble` is set when the journal failed."""
+        """Take both, opened, and a chain that nobody else uses."""
         self._journal = journal
         self._audit = audit
         self._chain = chain
         self._privacy = privacy
         self._in_hand: dict[str, asyncio.Future[None]] = {}
-        self.trouble = asyncio.Event()
 
     async def write(self, records: Sequence[AuditRecord]) -> None:
         """Return once every record is durable, in the audit or on its way there; see `AuditSink.write`."""
@@ -111,21 +110,22 @@ class Trail:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._in_hand |= dict.fromkeys(ids, done)
         try:
-            await self._journalled(documents)
-            await self._audit.write_documents(documents)
+            kept = await self._journalled(documents)
+            await self._audit.write_documents(documents, urgent=not kept)
             self._journal.forget(ids)
         finally:
             for each in ids:
                 self._in_hand.pop(each, None)
             done.set_result(None)
 
-    async def _journalled(self, documents: Sequence[Document]) -> None:
+    async def _journalled(self, documents: Sequence[Document]) -> bool:
         try:
             await self._journal.append(documents)
         except JournalUnavailable as error:
-            # What has happened has happened: the audit still gets it, and no further event is taken meanwhile.
+            # What has happened has happened: the audit still gets it, and the journal says that it fails.
             log.error("record could not be journalled", reason=str(error), records=len(documents))  # noqa: TRY400 # no bug
-            self.trouble.set()
+            return False
+        return True
 
 
 class PrivateLookup:

@@ -8,6 +8,9 @@ one turn. What is forgotten rides along with the next batch, or goes alone after
 newest entry stays until another is there, so that whoever finds the journal knows where its writer's
 chain ended.
 
+A disk that fills up stops the journal, but not at once: the records of what is under way go into
+room that was reserved for them, and it is `failing` from then on, so that nothing more is taken.
+
 Every entry has a number, given upwards as it arrives and committed in that order, so an entry is
 durable exactly when its number is not above the last committed one.
 """
@@ -28,6 +31,7 @@ from worker.journal.file import COLUMNS
 from worker.journal.left_behind import Orphan, claim_next
 from worker.journal.locks import names_in
 from worker.journal.own import OwnJournal
+from worker.journal.reserve import RESERVE_OCTETS
 from worker.journal.thread import JournalThread
 
 log = structlog.get_logger(__name__)
@@ -36,6 +40,7 @@ FORGET_WITHIN_S = 0.2
 _FORGET_AT_ONCE = 512
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
+_WITHOUT_RESERVE = "journal: disk is full: its reserve is used for what is under way"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +59,11 @@ class Journal:
     is bounded: an event's entries are forgotten before the event is settled.
     """
 
-    def __init__(self, folder: Path, *, worker_id: str) -> None:
+    def __init__(self, folder: Path, *, worker_id: str, reserve_octets: int = RESERVE_OCTETS) -> None:
         """Take the folder, made (mode 0700) where it is missing; `worker_id` tells whose file it was."""
         self._folder = folder
         self._worker_id = worker_id
+        self._reserve_octets = reserve_octets
         self._numbers: dict[str, int] = {}
         self._next = 1
         self._committed = 0
@@ -65,7 +71,7 @@ class Journal:
         # The loop appends on the right, the thread takes from the left; a deque needs no lock for that.
         self._handed_over: deque[_Share] = deque()
         self._thread_knows = False
-        self._works = asyncio.Event()
+        self._works, self._fails_now = asyncio.Event(), asyncio.Event()
         self._probing = asyncio.Lock()
         self._failing: str | None = None
         self._thread: JournalThread | None = None
@@ -78,14 +84,14 @@ class Journal:
         Raises JournalUnavailable where the folder cannot be used. A full disk is not that: the
         journal opens as `failing`, so that what was left behind can be shipped and make room.
         """
-        thread = JournalThread(self._folder, self._worker_id)
+        thread = JournalThread(self._folder, self._worker_id, self._reserve_octets)
         try:
-            await thread.call(lambda own: own.open() and None)
+            await thread.call(lambda own: own.open())
         except Exception as error:
             if fault_of(error) is not Fault.FULL:
                 thread.stop()
                 raise JournalUnavailable(f"journal: {self._folder}: {sentence(error)}") from error
-            self._fails(error)
+            self._fails(f"journal: {sentence(error)}")
         self._loop = asyncio.get_running_loop()
         self._thread = thread
 
@@ -109,7 +115,13 @@ class Journal:
 
     @property
     def failing(self) -> str | None:
-        """Why the journal cannot be written now, as one line; None where it can."""
+        """Why no more should be taken, as one line: it cannot be written, or has no reserve; None where all is well."""
+        return self._failing
+
+    async def fails(self) -> str:
+        """Return why, as soon as the journal is failing."""
+        while self._failing is None:
+            await self._fails_now.wait()
         return self._failing
 
     def holds(self, document_ids: Iterable[str]) -> frozenset[str]:
@@ -225,18 +237,21 @@ class Journal:
         except Exception as raised:  # noqa: BLE001 - whatever it is, those who wait must be told and the next batch tried
             error = raised
         if shares and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._settle, shares, error)
+            self._loop.call_soon_threadsafe(self._settle, shares, error, own.reserved)
 
-    def _settle(self, shares: Sequence[_Share], error: Exception | None) -> None:
+    def _settle(self, shares: Sequence[_Share], error: Exception | None, reserved: bool) -> None:  # noqa: FBT001 - a callback's
         for share in shares:
             if error is None:
-                self._written(share)
+                self._written(share, reserved=reserved)
             else:
                 self._not_written(share, error)
 
-    def _written(self, share: _Share) -> None:
+    def _written(self, share: _Share, *, reserved: bool) -> None:
         if share.cells:
             self._committed = max(self._committed, *share.cells[::COLUMNS])
+        if not reserved:
+            self._fails(_WITHOUT_RESERVE)
+        elif share.cells:
             self._writes()
         if share.written is not None and not share.written.done():
             share.written.set_result(None)
@@ -246,7 +261,7 @@ class Journal:
             if number > self._committed and self._numbers.get(document_id) == number:
                 del self._numbers[document_id]
         self._forgotten += share.forgotten
-        self._fails(error)
+        self._fails(f"journal: {sentence(error)}")
         if share.written is not None and not share.written.done():
             share.written.set_exception(JournalUnavailable(self._failing))
 
@@ -255,22 +270,24 @@ class Journal:
         try:
             await thread.call(lambda own: own.probe(empty=empty))
         except Exception as error:  # noqa: BLE001 - whatever it is, the journal goes on failing for it
-            self._fails(error)
+            self._fails(f"journal: {sentence(error)}")
             return False
         self._writes()
         return True
 
-    def _fails(self, error: Exception) -> None:
+    def _fails(self, reason: str) -> None:
         if self._failing is None:
-            log.error("journal cannot be written", folder=str(self._folder), error=sentence(error))
-        self._failing = f"journal: {sentence(error)}"
+            log.error("journal cannot be written", folder=str(self._folder), error=reason)
+        self._failing = reason
         self._works.clear()
+        self._fails_now.set()
 
     def _writes(self) -> None:
         if self._failing is not None:
             log.info("journal can be written again", folder=str(self._folder))
         self._failing = None
         self._works.set()
+        self._fails_now.clear()
 
 
 async def _first_of(event: asyncio.Event, seconds: float) -> None:

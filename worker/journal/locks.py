@@ -24,6 +24,7 @@ class Claim:
     def __init__(self, folder: Path, name: str, handle: FileIO) -> None:
         """Take over `handle`, which is locked."""
         self.database = folder / f"{name}.db"
+        self.reserve = folder / f"{name}.reserve"
         self._lock = _lock_path(folder, name)
         self._handle = handle
         _claims.add(self)
@@ -52,6 +53,7 @@ class Claim:
         return kept
 
     def _let_go(self) -> None:
+        self.reserve.unlink(missing_ok=True)
         self._lock.unlink(missing_ok=True)
         self.release()
 

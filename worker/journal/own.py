@@ -1,5 +1,7 @@
 """The journal that this process writes: claimed, made, made again where it broke, removed when empty.
 
+Where the disk is full, the reserve makes room for what is under way (see `reserve`).
+
 Plain synchronous code for the journal's thread; every method may raise OSError or sqlite3.Error.
 """
 
@@ -12,46 +14,57 @@ import structlog
 from worker.journal.fault import Fault, fault_of
 from worker.journal.file import JournalFile
 from worker.journal.locks import Claim, claim_new
+from worker.journal.reserve import RESERVE_OCTETS, Reserve
 
 log = structlog.get_logger(__name__)
 
 
 class OwnJournal:
-    """At most one claim and one open file; both are made when they are first needed."""
+    """At most one claim, one open file and one reserve; all are made when they are first needed."""
 
-    def __init__(self, folder: Path, worker_id: str) -> None:
+    def __init__(self, folder: Path, worker_id: str, reserve_octets: int = RESERVE_OCTETS) -> None:
         """Touch nothing yet."""
         self._folder = folder
         self._worker_id = worker_id
+        self._reserve_octets = reserve_octets
         self._claim: Claim | None = None
         self._file: JournalFile | None = None
+        self._reserve: Reserve | None = None
 
-    def open(self) -> JournalFile:
-        """Return the open file; makes the folder, the claim and the file where they are missing."""
-        if self._claim is None:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._claim = claim_new(self._folder)
-        if self._file is None:
-            self._file = JournalFile(self._claim.database, self._worker_id)
-        return self._file
+    @property
+    def reserved(self) -> bool:
+        """False while a disk that fills up would leave no room for what is under way."""
+        return self._reserve is not None and self._reserve.kept
+
+    def open(self) -> None:
+        """Make the folder, the claim, the file and the reserve where they are missing."""
+        self._opened()
+        if self._reserve is not None:
+            self._reserve.keep()
 
     def write(self, cells: Sequence[Any], forgotten: Sequence[int], *, empty: bool) -> None:
-        """Write a batch (see `JournalFile.write`); `empty`: nothing is held after it."""
+        """Write a batch (see `JournalFile.write`), into the reserve's room where there is no other.
+
+        `empty`: nothing is held after it.
+        """
         try:
-            file = self.open()
-            file.write(cells, forgotten)
-            if empty:
-                file.trim()
+            self._write(cells, forgotten, empty=empty)
         except Exception as error:
-            self._give_up_broken(error)
-            raise
+            if fault_of(error) is not Fault.FULL or self._reserve is None or not self._reserve.give_up():
+                raise
+            log.warning("disk is full: the journal's reserve is used for what is under way", folder=str(self._folder))
+            self._write(cells, forgotten, empty=empty)
 
     def probe(self, *, empty: bool) -> None:
-        """Write for the sake of knowing whether it works; `empty`: nothing is held, and the file may start over."""
+        """Write for the sake of knowing whether it works; `empty`: nothing is held, and the file may start over.
+
+        Nothing works without the reserve: what is taken without it might not be kept.
+        """
         if empty and self._claim is not None:
             self._start_over(self._claim)
         try:
-            self.open().probe()
+            self.open()
+            self._opened().probe()
         except Exception as error:
             self._give_up_broken(error)
             raise
@@ -59,11 +72,32 @@ class OwnJournal:
     def close(self, *, empty: bool) -> None:
         """Close the file; it stays for the next worker unless it is empty."""
         claim, self._claim = self._claim, None
+        if self._reserve is not None:
+            self._reserve.give_up()  # what is left behind takes no more room than it needs
         if claim is not None and empty:
             claim.remove()
         self._close_file()
         if claim is not None:
             claim.release()
+
+    def _opened(self) -> JournalFile:
+        if self._claim is None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._claim = claim_new(self._folder)
+            self._reserve = Reserve(self._claim.reserve, self._reserve_octets)
+        if self._file is None:
+            self._file = JournalFile(self._claim.database, self._worker_id)
+        return self._file
+
+    def _write(self, cells: Sequence[Any], forgotten: Sequence[int], *, empty: bool) -> None:
+        try:
+            file = self._opened()
+            file.write(cells, forgotten)
+            if empty:
+                file.trim()
+        except Exception as error:
+            self._give_up_broken(error)
+            raise
 
     def _start_over(self, claim: Claim) -> None:
         # On a disk that is full of the journal itself there is no room for the deletes either.
@@ -73,7 +107,7 @@ class OwnJournal:
     def _give_up_broken(self, error: Exception) -> None:
         if self._claim is None or fault_of(error) is not Fault.BROKEN:
             return
-        claim, self._claim = self._claim, None
+        claim, self._claim, self._reserve = self._claim, None, None
         self._close_file()
         log.error("journal is broken and was set aside", path=str(claim.set_aside()), error=str(error))
 

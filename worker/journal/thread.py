@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from worker.journal.own import OwnJournal
+from worker.journal.reserve import RESERVE_OCTETS
 
 Result = TypeVar("Result")
 _Job = tuple[Callable[[OwnJournal], Any], "Future[Any]"]
@@ -23,11 +24,11 @@ _Job = tuple[Callable[[OwnJournal], Any], "Future[Any]"]
 class JournalThread:
     """Runs what it is given, one after the other."""
 
-    def __init__(self, folder: Path, worker_id: str) -> None:
+    def __init__(self, folder: Path, worker_id: str, reserve_octets: int = RESERVE_OCTETS) -> None:
         """Start the thread; a daemon, since a disk that hangs must not keep the process from ending."""
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(
-            target=_serve, args=(self._jobs, folder, worker_id), name="journal", daemon=True
+            target=_serve, args=(self._jobs, folder, worker_id, reserve_octets), name="journal", daemon=True
         )
         self._thread.start()
 
@@ -47,8 +48,8 @@ class JournalThread:
         self._thread.join()
 
 
-def _serve(jobs: "SimpleQueue[_Job | None]", folder: Path, worker_id: str) -> None:
-    own = OwnJournal(folder, worker_id)
+def _serve(jobs: "SimpleQueue[_Job | None]", folder: Path, worker_id: str, reserve_octets: int) -> None:
+    own = OwnJournal(folder, worker_id, reserve_octets)
     while (job := jobs.get()) is not None:
         _run(job, own)
 

@@ -194,6 +194,17 @@ class TestRelieving:
             server.away = False
             await until(lambda: numbers(server) == [0])
 
+    async def test_what_is_kept_nowhere_else_does_not_wait_for_an_opensearch_that_takes_its_time(self):
+        server, queue = Server(), MemoryQueue()
+        server.frozen.clear()
+        record = audit_record()
+        async with durable(server, queue, times=replace(TIMES, after_s=3600)) as audit:
+            async with asyncio.timeout(5):
+                await audit.write_documents([(record.document_id, record.index_month, record.to_json())], urgent=True)
+            assert queue.puts == 1
+            server.frozen.set()
+            await until(lambda: numbers(server) == [0])
+
     @pytest.mark.parametrize("error", [BrokerUnavailable("down"), PublishRefused("nack")], ids=str)
     async def test_where_neither_takes_records_writers_wait_and_the_bound_holds(self, error):
         server, queue = Server(), MemoryQueue()

@@ -47,11 +47,14 @@ class Audit:
 
     def __init__(self) -> None:
         self.written: list[Document] = []
+        self.urgent: list[Document] = []
         self.asked: list[dict[str, str]] = []
         self.gate = asyncio.Event()
         self.away = False
 
-    async def write_documents(self, documents: Sequence[Document]) -> None:
+    async def write_documents(self, documents: Sequence[Document], *, urgent: bool = False) -> None:
+        if urgent:
+            self.urgent += documents
         await self.gate.wait()
         self.written += documents
 
@@ -94,14 +97,15 @@ async def test_a_record_is_in_the_journal_until_the_audit_has_it() -> None:
     assert content == orjson.loads(one.to_json())
 
 
-async def test_a_full_disk_is_told_and_the_audit_still_gets_the_record() -> None:
+async def test_what_cannot_be_journalled_is_urgent_to_the_audit_and_nothing_else_is() -> None:
     journal, audit = Journal(), Audit()
-    journal.full = True
     audit.gate.set()
     trail = Trail(journal, audit, Chain("w"))
     await trail.write([record("a@example.com")])
-    assert trail.trouble.is_set()
-    assert len(audit.written) == 1
+    journal.full = True
+    await trail.write([record("b@example.com")])
+    assert [len(audit.written), len(audit.urgent)] == [2, 1]
+    assert audit.urgent == audit.written[1:]
 
 
 async def test_a_writer_that_is_cancelled_leaves_its_record_in_the_journal() -> None:

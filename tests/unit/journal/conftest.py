@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.journal import play
+from tests.support.journal import RESERVE_OCTETS, play
 from worker.journal.journal import Journal
 
 
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
-    opened = Journal(tmp_path / "journals", worker_id="w1")
+    opened = Journal(tmp_path / "journals", worker_id="w1", reserve_octets=RESERVE_OCTETS)
     await opened.open()
     yield opened
     await opened.close()

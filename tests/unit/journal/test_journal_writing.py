@@ -1,6 +1,7 @@
 """Appending, forgetting, what is held, and what stays on the disk."""
 
 import asyncio
+import os
 import sqlite3
 import stat
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from tests.support.journal import RESERVE_OCTETS
 from tests.support.journal_processes import entry
 from worker.errors import JournalUnavailable
 from worker.journal import journal as journal_module
@@ -191,7 +193,7 @@ async def test_nobody_else_may_read_the_addresses(journal, tmp_path):
     await journal.append([entry("a")])
     folder = tmp_path / "journals"
     modes = {path.suffix: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-    assert modes == {".db": 0o600, ".db-wal": 0o600, ".lock": 0o600}
+    assert modes == dict.fromkeys((".db", ".db-wal", ".lock", ".reserve"), 0o600)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
@@ -231,8 +233,39 @@ async def test_a_failure_is_told_to_those_who_wait_and_seen_from_outside(journal
     assert journal.failing == said
     assert journal.holds(["a", "kept"]) == {"kept"}
     await journal.append([entry("a")])
+    await journal.writable()
     assert journal.failing is None
     assert journal.holds(["a", "kept"]) == {"a", "kept"}
+
+
+async def test_what_is_under_way_when_the_disk_fills_up_goes_into_the_reserves_room(journal, tmp_path, monkeypatch):
+    reserve = next((tmp_path / "journals").glob("*.reserve"))
+    assert reserve.stat().st_size == RESERVE_OCTETS
+    write, told = JournalFile.write, asyncio.create_task(journal.fails())
+    with monkeypatch.context() as full:
+
+        def fail_while_reserved(*arguments):
+            if reserve.exists():
+                raise OSError(28, "No space left on device")
+            write(*arguments)
+
+        full.setattr(JournalFile, "write", fail_while_reserved)
+        await journal.append([entry("a")])
+        await journal.append([entry("b")])
+    assert journal.holds("ab") == {"a", "b"}
+    assert await told == journal.failing == "journal: disk is full: its reserve is used for what is under way"
+    await journal.writable()
+    assert journal.failing is None
+    assert reserve.stat().st_size == RESERVE_OCTETS
+
+
+async def test_a_reserve_that_would_leave_no_room_is_not_taken(tmp_path):
+    disk = os.statvfs(tmp_path)
+    journal = Journal(tmp_path / "journals", worker_id="w", reserve_octets=disk.f_bavail * disk.f_frsize * 2)
+    await journal.open()
+    assert journal.failing == "journal: disk is full: No space left on device"
+    assert list((tmp_path / "journals").glob("*.reserve")) == []
+    await journal.close()
 
 
 async def test_forgets_that_failed_are_written_later(journal, tmp_path, monkeypatch):
@@ -279,7 +312,7 @@ async def test_a_file_that_breaks_while_it_is_written_is_replaced(journal, tmp_p
         await journal.append([entry("a")])
 
         def wreck(own):
-            own.open()._db.execute("DROP TABLE entries")
+            own._opened()._db.execute("DROP TABLE entries")
 
         await journal._thread.call(wreck)
         with pytest.raises(JournalUnavailable, match="journal: file is broken: no such table"):
@@ -299,14 +332,14 @@ async def test_the_file_does_not_grow_with_what_passes_through(journal, tmp_path
         names = [f"{turn}-{n}-{'x' * 30}" for n in range(300)]
         await journal.append([entry(each) for each in names])
         journal.forget(names)
-        sizes.append(sum(path.stat().st_size for path in (tmp_path / "journals").iterdir()))
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / "journals").iterdir()) - RESERVE_OCTETS)
     assert max(sizes) < 6_000_000
     assert sizes[-1] <= max(sizes[:30])
 
 
 async def test_the_room_of_a_burst_is_given_back(journal, tmp_path):
     def size() -> int:
-        return sum(path.stat().st_size for path in (tmp_path / "journals").iterdir())
+        return sum(path.stat().st_size for path in (tmp_path / "journals").iterdir()) - RESERVE_OCTETS
 
     names = [f"{n}-{'x' * 40}" for n in range(6_000)]
     await journal.append([entry(each) for each in names])
