@@ -20,7 +20,9 @@ from worker.audit.index_template import DEAD_LETTER_MONTH
 from worker.audit.link import Call, OpenSearchLink, backoff_s
 from worker.errors import AuditUnavailable
 
+# Others come along where there was a question a moment ago; alone, nobody waits for company.
 _COALESCE_S = 0.002
+_BUSY_S = 0.02
 _MAX_IDS = 500
 _NOBODYS = "0" * 40
 _DENIED = "security_exception"
@@ -63,6 +65,7 @@ class RecordLookup:
         self._prefix = prefix
         self._patience_s = patience_s
         self._questions: deque[_Question] = deque()
+        self._answered_at = -_BUSY_S
         self._asker: asyncio.Task[None] | None = None
         self._checker: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -139,7 +142,8 @@ class RecordLookup:
         self._alarm = loop.call_at(min(waiting), self._expire) if waiting else None
 
     async def _ask_all(self) -> None:
-        await asyncio.sleep(_COALESCE_S)
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(_COALESCE_S if loop.time() - self._answered_at < _BUSY_S else 0)
         failures = 0
         try:
             while batch := self._next_batch():
@@ -147,6 +151,7 @@ class RecordLookup:
                 if failures:
                     await self._link.pause(backoff_s(failures))
         finally:
+            self._answered_at = loop.time()
             self._give_up()  # after a mistake of ours: nobody is left waiting for no one
 
     def _next_batch(self) -> list[_Asked]:
