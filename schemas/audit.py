@@ -9,13 +9,17 @@ first, under an id that its worker and its time are part of too (see `duplicate_
 import hashlib
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from functools import lru_cache
+from math import floor
+from typing import Annotated, Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 CATEGORY = "SYSTEMAUDIT"
+TYPE = "email.delivery"
 MAX_REPLY_CHARS = 512
+_DAY_S = 86_400
 
 
 class Outcome(StrEnum):
@@ -47,6 +51,9 @@ class Outcome(StrEnum):
     INVALID = "invalid"
     EXHAUSTED = "exhausted"
     PARKED = "parked"
+
+
+_ACCEPTED = Outcome.ACCEPTED  # an enum's members are looked up slowly, and every mail has three ids
 
 
 class ConfigUsed(BaseModel):
@@ -103,7 +110,7 @@ class AuditRecord(BaseModel):
 
     timestamp: Annotated[datetime, Field(alias="@timestamp")]
     category: str = CATEGORY
-    type: str = "email.delivery"
+    type: str = TYPE
     outcome: Outcome
     reason: str | None = None
     partner: str | None = None
@@ -143,12 +150,44 @@ class AuditRecord(BaseModel):
     @property
     def index_month(self) -> str:
         """``YYYY.MM`` of the event's time in UTC, so that a redelivery finds the same index."""
-        moment = (self.event_time or self.timestamp).astimezone(UTC)
-        return f"{moment.year:04}.{moment.month:02}"
+        return index_month(self.event_time or self.timestamp)
+
+    def to_document(self) -> dict[str, Any]:
+        """What `to_json` writes, with times as datetimes; absent fields are left out. It is not to be changed."""
+        values = self.__dict__
+        document = {key: value for key, name in _KEYS if (value := values[name]) is not None}
+        for name in _PARTS:
+            if name in document:
+                document[name] = document[name].__dict__
+        for name in _SPARSE_PARTS:
+            if name in document:
+                document[name] = {key: value for key, value in document[name].__dict__.items() if value is not None}
+        return document
 
     def to_json(self) -> bytes:
         """The document as OpenSearch and the embedded store keep it; absent fields are left out."""
-        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
+        return to_json(self.to_document())
+
+
+_KEYS = tuple((field.alias or name, name) for name, field in AuditRecord.model_fields.items())
+_PARTS = ("config", "tls")  # none of their fields may be absent
+_SPARSE_PARTS = ("reply", "timings")
+
+
+def to_json(document: dict[str, Any]) -> bytes:
+    """A document in one line, as pydantic would write it: times in ISO 8601, UTC as Z."""
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z)
+
+
+def index_month(moment: datetime) -> str:
+    """``YYYY.MM`` in UTC: the month of whose index a record of an event of this time is."""
+    return _month_of_day(floor(moment.timestamp()) // _DAY_S)
+
+
+@lru_cache(maxsize=256)  # mail is sent when it happens: few days are seen at a time
+def _month_of_day(day: int) -> str:
+    moment = datetime.fromtimestamp(day * _DAY_S, UTC)
+    return f"{moment.year:04}.{moment.month:02}"
 
 
 def document_id(
@@ -162,7 +201,7 @@ def document_id(
     attempt: int,
 ) -> str:
     """Return the record's `_id`: 40 hex digits over what it records; without the attempt for accepted."""
-    parts = [partner, org, source, event_id, recipient, outcome.value, None if outcome is Outcome.ACCEPTED else attempt]
+    parts = [partner, org, source, event_id, recipient, outcome, None if outcome is _ACCEPTED else attempt]
     return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:40]
 
 

@@ -33,6 +33,7 @@ _UNCHAINED = "chain"
 _HASHED = "recipient_hash"
 _PLAIN = "recipient"
 _MARK = "possible_duplicate"
+_CANONICAL = orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z
 
 
 class ProofKind(StrEnum):
@@ -79,14 +80,16 @@ def genesis(writer: str) -> str:
 
 
 def canonical(document: Mapping[str, Any]) -> bytes:
-    """What a record's digest is over."""
+    """What a record's digest is over; a time may still be a datetime, which `schemas.audit.to_json` writes alike."""
+    if _UNCHAINED not in document and _HASHED not in document:
+        return orjson.dumps(document, option=_CANONICAL)
     kept = {name: value for name, value in document.items() if name != _UNCHAINED}
     if _HASHED in kept:
         kept.pop(_PLAIN, None)
     chain = document.get(_UNCHAINED)
     if isinstance(chain, Mapping) and chain.get("marked") is True:
         kept[_MARK] = False
-    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
+    return orjson.dumps(kept, option=_CANONICAL)
 
 
 def digest_of(document: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from schemas.text import TenantName
 
 STRUCTURED = "application/cloudevents+json"
 _HEADER_PREFIXES = ("cloudEvents:", "cloudEvents_")
+_PREFIX_CHARS = len("cloudEvents:")
 _MAX_PATH_CHARS = 120
 _MAX_ERRORS = 20
 _TENANT: TypeAdapter[str] = TypeAdapter(TenantName)
@@ -92,9 +93,8 @@ def _split(body: bytes, content_type: str | None, headers: Mapping[str, Any]) ->
 def _binary_attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in headers.items():
-        for prefix in _HEADER_PREFIXES:
-            if name.startswith(prefix):
-                found[name.removeprefix(prefix)] = _header_value(value)
+        if name.startswith(_HEADER_PREFIXES):
+            found[name[_PREFIX_CHARS:]] = _header_value(value)
     return found
 
 
@@ -129,7 +129,8 @@ def _payload(kind: Any, data: Any, errors: list[FieldError]) -> EmailData | None
 
 def _validate(model: type[Model], value: Any, prefix: str, errors: list[FieldError]) -> Model | None:
     try:
-        return model.model_validate(value)
+        # What `model_validate` calls, without the options that it passes on.
+        valid: Model = model.__pydantic_validator__.validate_python(value)
     except ValidationError as error:
         # The values at fault are left out: a body or a token may be among them.
         errors.extend(
@@ -137,6 +138,7 @@ def _validate(model: type[Model], value: Any, prefix: str, errors: list[FieldErr
             for found in error.errors(include_url=False, include_context=False, include_input=False)
         )
         return None
+    return valid
 
 
 def _path(prefix: str, loc: tuple[int | str, ...]) -> str:

@@ -11,15 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.api.health import Check
-from worker.api.ports import AuditSearch, EventIntake
-from worker.audit.search import OpenSearchSearch
 from worker.delivery.breakers import Breakers
-from worker.delivery.parked import ParkedShelf
 from worker.delivery.ports import AuditSink, Lane
 from worker.delivery.trail import PrivateLookup
 from worker.rabbit import topology
 from worker.rabbit.declaring import Provision
-from worker.rabbit.parked import open_parked_queue
 from worker.rabbit.publisher import Publisher
 from worker.recipients import counting, finding, privacy_of
 from worker.recording import sealed_of, vouching
@@ -27,8 +23,11 @@ from worker.settings import Settings
 from worker.workshop import Handler, Workshop, open_workshop
 
 if TYPE_CHECKING:  # a worker on real servers never loads the embedded ones, nor what an API needs
+    from worker.api.ports import AuditSearch, EventIntake
     from worker.api.stats import AuditStats
+    from worker.audit.search import OpenSearchSearch
     from worker.control.standing import ReadBreaker
+    from worker.delivery.parked import ParkedShelf
     from worker.embedded.audit import SqliteAudit
     from worker.embedded.queue import SqliteQueue
     from worker.rabbit.config_publisher import ConfigPublisher
@@ -50,8 +49,8 @@ class Front:
     the replicas know of a record's breaker. `stats` counts in the audit.
     """
 
-    intake: EventIntake
-    search: AuditSearch
+    intake: "EventIntake"
+    search: "AuditSearch"
     audit: FrontAudit
     teller: "ConfigPublisher | None"
     breakers: "ReadBreaker"
@@ -96,13 +95,19 @@ class SqliteIntake:
 
 
 @contextlib.asynccontextmanager
-async def open_search(settings: Settings, *, embedded: bool = False) -> AsyncIterator[AuditSearch]:
+async def open_search(settings: Settings, *, embedded: bool = False) -> AsyncIterator["AuditSearch"]:
     """Open the audit for reading: OpenSearch, or the embedded form's file."""
-    search = await _open_embedded_audit(settings) if embedded else OpenSearchSearch(**reading_of(settings))
+    search = await _open_embedded_audit(settings) if embedded else _search_of(settings)
     try:
         yield finding(search, privacy_of(settings))
     finally:
         await search.close()
+
+
+def _search_of(settings: Settings) -> "OpenSearchSearch":
+    from worker.audit.search import OpenSearchSearch
+
+    return OpenSearchSearch(**reading_of(settings))
 
 
 @contextlib.asynccontextmanager
@@ -127,7 +132,7 @@ async def open_stats(settings: Settings, *, embedded: bool = False) -> AsyncIter
 
 
 @contextlib.asynccontextmanager
-async def open_intake(settings: Settings, *, embedded: bool = False) -> AsyncIterator[EventIntake]:
+async def open_intake(settings: Settings, *, embedded: bool = False) -> AsyncIterator["EventIntake"]:
     """Open the way in for events alone; raises BrokerUnavailable where RabbitMQ does not answer."""
     if embedded:
         queue = await _open_embedded_queue(settings)
@@ -144,9 +149,11 @@ async def open_intake(settings: Settings, *, embedded: bool = False) -> AsyncIte
 
 
 @contextlib.asynccontextmanager
-async def open_parked(settings: Settings, *, embedded: bool = False) -> AsyncIterator[ParkedShelf]:
+async def open_parked(settings: Settings, *, embedded: bool = False) -> AsyncIterator["ParkedShelf"]:
     """Open the parked events for an operator; what is held at the end goes back."""
     if not embedded:
+        from worker.rabbit.parked import open_parked_queue
+
         async with open_parked_queue(settings.amqp_url) as shelf:
             yield shelf
         return

@@ -1,4 +1,4 @@
-"""The command ``postbote``: thin; every command reads the settings and hands over.
+"""The command ``postbote``: thin; every command reads the settings and hands over. `cli_late` has the rest of them.
 
 Exit codes: 0 done, 1 something that was needed is away or failed, 2 a wrong argument or setting.
 """
@@ -12,47 +12,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from worker import __version__
-from worker.cli_audit import audit_app
-from worker.cli_check import check_record
-from worker.cli_config import config_app
-from worker.cli_config_history import order, roll_back, show_history
-from worker.cli_explain import explain_scope
-from worker.cli_init import init
-from worker.cli_parked import parked_app
-from worker.cli_partner import org_app, partner_app
-from worker.cli_secrets import secrets_app
-from worker.cli_token import token_app
-from worker.cli_topology import topology_app
-from worker.cli_user import user_app
-from worker.cli_verify import verify_record
+from worker.cli_late import LateCommands
 from worker.errors import PostboteError, SecretKeyMissing, SecretUnreadable, SettingsError
 from worker.settings import Settings, load_settings
 
 app = typer.Typer(
     name="postbote",
+    cls=LateCommands,
     help="Events from RabbitMQ become mail over SMTP and SYSTEMAUDIT records in OpenSearch.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 db_app = typer.Typer(help="The database of SMTP records.", no_args_is_help=True)
-config_app.command("check")(check_record)
-config_app.command("explain")(explain_scope)
-config_app.command("verify")(verify_record)
-config_app.command("history")(show_history)
-config_app.command("rollback")(roll_back)
-config_app.command("order")(order)
-app.add_typer(config_app, name="config")
-app.add_typer(audit_app, name="audit")
-app.add_typer(parked_app, name="parked")
-app.add_typer(topology_app, name="topology")
-app.add_typer(secrets_app, name="secrets")
 app.add_typer(db_app, name="db")
-app.command("init")(init)
-app.add_typer(user_app, name="user")
-app.add_typer(token_app, name="token")
-app.add_typer(partner_app, name="partner")
-app.add_typer(org_app, name="org")
 
 Embedded = Annotated[
     bool,
@@ -123,7 +96,7 @@ def health(
     """Ask the process on POSTBOTE_HTTP_HOST and POSTBOTE_HTTP_PORT whether it is well."""
     from worker.cli_health import ask
 
-    well, words = ask(_settings(), ready=ready)
+    well, words = ask(load_settings(), ready=ready)
     typer.echo(words)
     raise typer.Exit(0 if well else 1)
 

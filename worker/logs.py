@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from pydantic import SecretStr
 
+from worker.delivery.identity import name_event
 from worker.delivery.quoted import without_addresses
 from worker.settings import LogFormat
 
@@ -74,6 +75,7 @@ def configure_logging(level: str = "info", style: LogFormat = LogFormat.AUTO, *,
     console = style is LogFormat.CONSOLE or (style is LogFormat.AUTO and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_event,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,

@@ -7,11 +7,11 @@ records that name it and those that know it by its hash alone; the stores compar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from schemas.audit_query import AuditPage, AuditQuery, Continuation
 from worker.delivery.privacy import PLAIN, Privacy, RecipientMode
 from worker.settings import Settings
 
 if TYPE_CHECKING:  # a process that only delivers loads nothing of an API
+    from schemas.audit_query import AuditPage, AuditQuery, Continuation
     from schemas.audit_stats import Counted, StatsQuery
     from worker.api.ports import AuditSearch
     from worker.api.stats import AuditStats
@@ -35,7 +35,7 @@ def counting(stats: "AuditStats", privacy: Privacy) -> "AuditStats":
     return stats if privacy.key is None else _Counting(stats, privacy)
 
 
-def with_hash(query: AuditQuery, privacy: Privacy) -> AuditQuery:
+def with_hash(query: "AuditQuery", privacy: Privacy) -> "AuditQuery":
     """The question with the hash of the address that it asks for, if it asks for one."""
     if query.recipient is None:
         return query
@@ -49,10 +49,10 @@ class _Finding:
     search_in: "AuditSearch"
     privacy: Privacy
 
-    async def search(self, query: AuditQuery) -> AuditPage:
+    async def search(self, query: "AuditQuery") -> "AuditPage":
         return await self.search_in.search(with_hash(query, self.privacy))
 
-    async def release(self, after: Continuation) -> None:
+    async def release(self, after: "Continuation") -> None:
         await self.search_in.release(after)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.disk import fill
 from tests.support.journal import RESERVE_OCTETS, play
 from worker.errors import JournalUnavailable
 from worker.journal.entry import JournalEntry
@@ -144,9 +145,7 @@ async def test_what_is_under_way_when_the_disk_fills_up_is_kept_and_shipped_from
     journal = Journal(folder, worker_id="w", reserve_octets=RESERVE_OCTETS)
     await journal.open()
     await journal.append(entries(0))
-    with (small_disk / "ballast").open("wb", buffering=0) as ballast, pytest.raises(OSError, match="No space left"):
-        for _ in range(10_000):
-            ballast.write(b"b" * 128)
+    fill(small_disk)
     await journal.append(entries(100))
     await journal.append(entries(200))
     assert journal.failing == "journal: disk is full: its reserve is used for what is under way"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from tests.integration.conftest import PATIENCE_S, Site
 from tests.support.access import bearer
@@ -24,6 +25,16 @@ PARTNER = "partner@partner.test"
 KEY = "a key of the tests of some length, no secret"
 ZEBEDEE, QUENTIN, OPHELIA = (f"{name}@example.com" for name in ("zebedee.quirk", "quentin", "ophelia"))
 SCOPE = {"partner": "acme"}
+MASKED_IN = {
+    "the audit",
+    "the audit as CSV",
+    "the audit as NDJSON",
+    "one person's",
+    "the story",
+    "the indices",
+    "the command",
+    "the story by command",
+}
 
 
 def tenant(site: Site, postfix: Any, **variables: str) -> None:
@@ -75,8 +86,11 @@ def files_below(folder: Path) -> str:
     return "".join(path.read_bytes().decode("latin-1") for path in folder.rglob("*") if path.is_file())
 
 
-def test_nothing_that_a_worker_leaves_behind_names_a_recipient_of_a_hashed_audit(site: Site, mailbox: Any) -> None:
-    tenant(site, mailbox, RECIPIENTS="hashed", HASH_KEY=KEY)
+@pytest.mark.parametrize(("mode", "shown"), [("hashed", None), ("masked", "z***@example.com")])
+def test_nothing_that_a_worker_leaves_behind_names_a_recipient_of_a_masked_or_hashed_audit(
+    mode: str, shown: str | None, site: Site, mailbox: Any
+) -> None:
+    tenant(site, mailbox, RECIPIENTS=mode, HASH_KEY=KEY)
     site.env_extra["POSTBOTE_RETRY_FIRST_WAIT_S"] = "0.3"
     mailbox.refuse(ZEBEDEE, f"550 5.1.1 <{ZEBEDEE.upper()}> zebedee.quirk is unknown, ask {QUENTIN}")
     mailbox.refuse(QUENTIN, f"450 4.2.0 {QUENTIN}: greylisted")
@@ -106,7 +120,9 @@ def test_nothing_that_a_worker_leaves_behind_names_a_recipient_of_a_hashed_audit
     }
     assert named == {}
     keyed_hash = Privacy(RecipientMode.HASHED, KEY.encode()).hash_of(ZEBEDEE)
-    assert found["recipient_hash"] == keyed_hash
+    assert (found["recipient_hash"], found.get("recipient")) == (keyed_hash, shown)
+    masked_in = {place for place, text in seen.items() if f"{ZEBEDEE[0]}***@" in text}
+    assert masked_in == (set() if shown is None else MASKED_IN)
     assert all(found["recipient_hash"] in seen[place] for place in ("the indices", "the audit", "the story"))
     assert found["reply"]["text"].endswith("<recipient> <recipient> is unknown, ask <address>")
     assert [mail["Delivered-To"] for mail in mailbox.wait_for(1)] == [OPHELIA]

@@ -1,5 +1,6 @@
 """Secrets and bodies cannot get into a log line, whatever a caller does."""
 
+import asyncio
 import json
 import logging
 
@@ -7,6 +8,7 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
+from worker.delivery.identity import IN_HAND, EventKey
 from worker.logs import LogFormat, configure_logging
 
 
@@ -39,3 +41,26 @@ def test_the_libraries_warnings_take_the_same_way(capsys) -> None:
     line = json.loads(capsys.readouterr().err)
     assert "geheim" not in json.dumps(line)
     assert line["level"] == "warning"
+
+
+async def test_every_line_of_a_task_names_the_event_in_hand_and_no_other_does(capsys) -> None:
+    configure_logging("debug", LogFormat.JSON)
+
+    async def work(key: EventKey) -> None:
+        IN_HAND.set(key)
+        await asyncio.sleep(0)
+        structlog.get_logger("t").info("sent", source="its own")
+        logging.getLogger("some.library").warning("of a library")
+
+    keys = [EventKey(None, None, "/a", "1"), EventKey("acme", "dev", "/b", "2")]
+    await asyncio.gather(*(work(key) for key in keys))
+    structlog.get_logger("t").info("idle")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    named = [(line.get("event_id"), line.get("source"), line.get("scope"), line["event"]) for line in lines]
+    assert named == [
+        ("1", "its own", "controller", "sent"),
+        ("1", "/a", "controller", "of a library"),
+        ("2", "its own", "org:acme/dev", "sent"),
+        ("2", "/b", "org:acme/dev", "of a library"),
+        (None, None, None, "idle"),
+    ]

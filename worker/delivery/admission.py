@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from random import random
 from typing import Self
 
@@ -39,6 +40,7 @@ LOOK_S = 0.25
 LONGEST_REST_S = 60.0
 _SHORTEST_REST_S = 0.5
 _SLOWEST = 1 / LONGEST_REST_S
+_BULK = Lane.BULK  # an enum's members are looked up slowly, and every mail asks
 
 Provider = tuple[str, int]
 """Host and port, as the record writes them."""
@@ -100,8 +102,10 @@ class _Bound:
         self._cap = cap
         self._counts: dict[Key, _Count] = {}
 
-    def has_room(self, key: Key, now: float, *, bulk: bool) -> bool:
-        count = self._counts.get(key)
+    def count_of(self, key: Key) -> _Count | None:
+        return self._counts.get(key)
+
+    def has_room(self, count: _Count | None, now: float, *, bulk: bool) -> bool:
         if count is None or (bulk and count.bulk == 0):
             return True
         if count.all < _FEWEST and not bulk:
@@ -109,15 +113,14 @@ class _Bound:
         cap = self._allowed(count, now)
         return count.all < cap and not (bulk and count.bulk >= max(1, cap // 2))
 
-    def enter(self, key: Key, now: float, *, bulk: bool) -> None:
-        count = self._counts.get(key)
+    def enter(self, key: Key, count: _Count | None, now: float, *, bulk: bool) -> _Count:
         if count is None:
             count = self._counts[key] = _Count(_Pace(now, now))
         count.all += 1
         count.bulk += bulk
+        return count
 
-    def leave(self, key: Key, now: float, *, bulk: bool) -> None:
-        count = self._counts[key]
+    def leave(self, key: Key, count: _Count, now: float, *, bulk: bool) -> None:
         count.all -= 1
         count.bulk -= bulk
         count.pace.ended(now)
@@ -156,21 +159,18 @@ class _Bound:
 class Ticket:
     """An admitted event's place, until `leave`; also a context manager that leaves at its end."""
 
-    __slots__ = ("_admission", "_bulk", "_left", "_provider", "_scope")
+    __slots__ = ("_leave", "_left")
 
-    def __init__(self, admission: "Admission", scope: Scope, provider: Provider, *, bulk: bool) -> None:
+    def __init__(self, leave: Callable[[], None]) -> None:
         """Made by `Admission.try_enter`."""
-        self._admission = admission
-        self._scope = scope
-        self._provider = provider
-        self._bulk = bulk
+        self._leave = leave
         self._left = False
 
     def leave(self) -> None:
         """Give the place back; a second time does nothing."""
         if not self._left:
             self._left = True
-            self._admission._left(self._scope, self._provider, bulk=self._bulk)  # noqa: SLF001 - its own part
+            self._leave()
 
     def __enter__(self) -> Self:
         return self
@@ -198,7 +198,7 @@ class Admission:
         What makes a flood cheap: of 20,000 events nearly all end here.
         """
         now = self._clock()
-        if self._tenants.has_room(scope, now, bulk=lane is Lane.BULK):
+        if self._tenants.has_room(self._tenants.count_of(scope), now, bulk=lane is Lane.BULK):
             return None
         return Refusal(Cap.TENANT, scope) if self._tenants.line_room(scope, now) < 1 else None
 
@@ -211,14 +211,16 @@ class Admission:
 
     def try_enter(self, scope: Scope, provider: Provider, lane: Lane) -> Ticket | Refusal:
         """Admit an event of `scope` to `provider`, or say which cap is reached; the tenant's is looked at first."""
-        bulk, now = lane is Lane.BULK, self._clock()
-        if not self._tenants.has_room(scope, now, bulk=bulk):
+        bulk, now = lane is _BULK, self._clock()
+        tenant = self._tenants.count_of(scope)
+        if not self._tenants.has_room(tenant, now, bulk=bulk):
             return Refusal(Cap.TENANT, scope)
-        if not self._providers.has_room(provider, now, bulk=bulk):
+        served = self._providers.count_of(provider)
+        if not self._providers.has_room(served, now, bulk=bulk):
             return Refusal(Cap.PROVIDER, provider)
-        self._tenants.enter(scope, now, bulk=bulk)
-        self._providers.enter(provider, now, bulk=bulk)
-        return Ticket(self, scope, provider, bulk=bulk)
+        tenant = self._tenants.enter(scope, tenant, now, bulk=bulk)
+        served = self._providers.enter(provider, served, now, bulk=bulk)
+        return Ticket(partial(self._left, scope, tenant, provider, served, bulk=bulk))
 
     def line_room(self, refusal: Refusal) -> float:
         """How many may stand in line before the cap that refused: what will have found room within a second."""
@@ -235,10 +237,10 @@ class Admission:
     def _bound(self, which: Cap) -> _Bound:
         return self._tenants if which is Cap.TENANT else self._providers
 
-    def _left(self, scope: Scope, provider: Provider, *, bulk: bool) -> None:
+    def _left(self, scope: Scope, tenant: _Count, provider: Provider, served: _Count, *, bulk: bool) -> None:
         now = self._clock()
-        self._tenants.leave(scope, now, bulk=bulk)
-        self._providers.leave(provider, now, bulk=bulk)
+        self._tenants.leave(scope, tenant, now, bulk=bulk)
+        self._providers.leave(provider, served, now, bulk=bulk)
         if self.on_leave is not None:
             self.on_leave(scope, provider)
 

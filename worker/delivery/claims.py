@@ -11,34 +11,23 @@ renews it any more, and it ends by itself.
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol
 
 import structlog
 
 from schemas.audit import AuditRecord
 from schemas.event import EmailEvent
+from worker.delivery.identity import EventKey
 from worker.delivery.lookups import Known
 from worker.delivery.ports import AuditLookup, AuditSink, Settlement
 from worker.delivery.retry import Interrupted
 from worker.errors import AuditUnavailable
 
+__all__ = ["Claim", "ClaimTimes", "Claims", "EventKey", "Noted", "Unclaimed"]
+
 log = structlog.get_logger(__name__)
 
 Sleep = Callable[[float], Awaitable[None]]
-
-
-class EventKey(NamedTuple):
-    """What makes two messages copies of one event."""
-
-    partner: str | None
-    org: str | None
-    source: str
-    event_id: str
-
-    @classmethod
-    def of(cls, event: EmailEvent) -> Self:
-        """The key of an event."""
-        return cls(event.scope.partner, event.scope.org, *event.key)
 
 
 @dataclass(frozen=True, slots=True)

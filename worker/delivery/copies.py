@@ -6,41 +6,68 @@ one copy does that, and the others are done with once it has: else one event wou
 """
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from worker.delivery.ports import Ack, Settlement
+from worker.delivery.ports import Ack, Later, Park, Return, Settlement, Told
+
+Copy = asyncio.Future[Settlement]
+"""One delivered message, and what the queue is to be told of it; cancelled where nobody can tell it any more."""
 
 
-@dataclass(slots=True)
 class InHand:
-    """The work on one event, and those who wait for its end."""
+    """The work on one event, and the copies that wait for its end."""
 
-    work: asyncio.Task[Settlement]
-    waiting: int = 0
-    moving: asyncio.Future[bool] | None = None
+    __slots__ = ("_copies", "work")
 
-    async def settlement(self) -> Settlement:
-        """Wait for the end of the work, and return what this copy is to do.
+    def __init__(self, copy: Copy) -> None:
+        """The first copy; `work` is set by whoever begins it."""
+        self._copies = [copy]
+        self.work: asyncio.Task[None] | None = None
 
-        A caller may be cancelled, as when its connection to the broker is lost; the work goes on.
-        """
-        self.waiting += 1
-        try:
-            settlement = await asyncio.shield(self.work)
-            while self.moving is not None:
-                if await asyncio.shield(self.moving):
-                    return Ack()
-        finally:
-            self.waiting -= 1
-        if isinstance(settlement, Ack) or not self.waiting:
-            return settlement
-        self.moving = asyncio.get_running_loop().create_future()
-        return replace(settlement, told=self._moved)
+    def take_over(self, other: "InHand") -> None:
+        """Let the copies of `other`, which turned out to be the same event, wait for this work."""
+        self._copies += other._copies  # noqa: SLF001 - its own kind
+        other._copies = []  # noqa: SLF001
 
-    def _moved(self, done: bool) -> None:  # noqa: FBT001 # as `Told` says
-        moving = self.moving
-        if moving is None or moving.done():
+    def end(self, settlement: Settlement) -> None:
+        """Tell every copy of the end; one that moves the event on does so before the others hear of it."""
+        if not isinstance(settlement, Ack):
+            self._move_on(settlement)
             return
-        if not done:
-            self.moving = None  # the next one who wakes does it instead
-        moving.set_result(done)
+        for copy in self._copies:
+            if not copy.done():
+                copy.set_result(settlement)
+
+    def fail(self, error: Exception) -> None:
+        """Tell every copy that the work has failed."""
+        for copy in self._copies:
+            if not copy.done():
+                copy.set_exception(error)
+
+    def give_up(self) -> None:
+        """Tell every copy that the work was cancelled."""
+        for copy in self._copies:
+            copy.cancel()
+
+    def _move_on(self, settlement: Later | Park | Return) -> None:
+        """Let the first copy that is left move the event on, and the next one where it cannot."""
+        waiting = [copy for copy in self._copies if not copy.done()]
+        if not waiting:
+            return
+        mover, *self._copies = waiting
+        mover.set_result(replace(settlement, told=self._told_of(settlement)) if self._copies else settlement)
+
+    def _told_of(self, settlement: Later | Park | Return) -> Told:
+        told = False
+
+        def tell(done: bool) -> None:  # noqa: FBT001 # as `Told` says
+            nonlocal told
+            if told:
+                return
+            told = True
+            if done:
+                self.end(Ack())
+            else:
+                self._move_on(settlement)
+
+        return tell

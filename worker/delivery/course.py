@@ -13,21 +13,20 @@ from functools import partial
 from random import random
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay
-from tenacity.wait import wait_exponential_jitter
 
 from schemas.audit import Outcome
 from schemas.event import EmailEvent
-from schemas.smtp_config import Scope, SmtpConfig
+from schemas.smtp_config import SmtpConfig
 from worker.delivery.admission import CROWDED_HOPS, Admission, Refusal
 from worker.delivery.attempts import Attempts, Finished, Judged, Outlets
 from worker.delivery.breakers import BreakerKey, Breakers, Change, Probe, Waits
 from worker.delivery.choosing import Broken, Resting, Stuck, in_turn, stands_in, untouched
 from worker.delivery.claims import Claim, Claims, Unclaimed
-from worker.delivery.large import off_loop_if_large
+from worker.delivery.large import is_large
 from worker.delivery.lines import Lines
 from worker.delivery.lookups import Known, look_up
 from worker.delivery.ports import (
+    Ack,
     AuditLookup,
     AuditSink,
     ConfigSource,
@@ -37,23 +36,22 @@ from worker.delivery.ports import (
     Mailer,
     Park,
     Return,
-    ScopedConfigs,
     Settlement,
 )
 from worker.delivery.progress import Progress
+from worker.delivery.reading import configs_of
 from worker.delivery.records import RecordWriter
 from worker.delivery.resolution import Resolved, Unresolved, resolve
 from worker.delivery.retry import Interrupted, RetryPolicy
 from worker.delivery.schedule import NEAR_S, Exhausted, Expired, Rest, crowd_rest, hop_rest, rest_towards
 from worker.delivery.settling import Round, ToRecord, end_of, settle
-from worker.errors import AuditUnavailable, RenderError, SecretKeyMissing, SecretUnreadable, StoreUnavailable
+from worker.errors import AuditUnavailable, RenderError, SecretKeyMissing, SecretUnreadable
 from worker.message import ConfigFaultReason, Rendered, Sender, choose_sender, render
 
 log = structlog.get_logger(__name__)
 
-# RabbitMQ gives a consumer 30 minutes for a delivery: nothing is held longer than 12.
-_STORE_PATIENCE_S = 600.0
 _UNBOUNDED = 1_000_000
+_DONE = Ack()
 
 
 def tell_nobody(_: Change) -> None:
@@ -100,17 +98,19 @@ class Course:
         self._ports = ports
         self._conditions = conditions
         self._event = event
+        self._scope = event.scope
         self._incoming = incoming
-        self._progress = progress._replace(first_seen=progress.first_seen or writer.stopwatch.received)
+        self._progress = progress
         self._writer = writer
         self._suspect = incoming.redelivered or progress.suspect
-        self._claim = Claim(ports.claims, event, ports.audit, ports.lookup)
+        self._claim: Claim | None = None
         if self._suspect:
+            self._claim = Claim(ports.claims, event, ports.audit, ports.lookup)
             self._ports = replace(ports, audit=self._claim.audit)
 
-    async def run(self) -> Settlement:
+    def run(self) -> Awaitable[Settlement]:
         """Take every step until one ends the delivery."""
-        return await (self._claim.during(self._steps()) if self._suspect else self._steps())
+        return self._steps() if self._claim is None else self._claim.during(self._steps())
 
     async def _steps(self) -> Settlement:
         early = self._rest_until_due() or await self._see_what_is_known()
@@ -130,9 +130,8 @@ class Course:
 
     async def _see_what_is_known(self) -> Settlement | None:
         """Ask the audit, and take out who has an end; whoever may have been sent to waits until that is sure."""
-        ask = partial(look_up, self._event, self._progress, self._ports.lookup, suspect=self._suspect)
         try:
-            known = await (self._claim.known(ask, self._still_unsure) if self._suspect else ask())
+            known = await self._known()
         except AuditUnavailable:
             if self._suspect:
                 return self._rest_as_suspect()
@@ -147,6 +146,10 @@ class Course:
             return None
         log.info("event is recorded already: nothing left to send")
         return end_of(self._progress)
+
+    def _known(self) -> Awaitable[Known | None]:
+        ask = partial(look_up, self._event, self._progress, self._ports.lookup, suspect=self._suspect)
+        return ask() if self._claim is None else self._claim.known(ask, self._still_unsure)
 
     def _still_unsure(self, known: Known) -> bool:
         """Records may be in an outbox still, or in the journal of a neighbour that crashed and is coming up."""
@@ -172,8 +175,10 @@ class Course:
     # When it is due
 
     def _seconds_to_go(self) -> float:
-        due = [each for each in (self._progress.due, self._event.data.not_before) if each is not None]
-        return (max(due) - datetime.now(UTC)).total_seconds() if due else 0.0
+        due, not_before = self._progress.due, self._event.data.not_before
+        if due is None and not_before is None:
+            return 0.0
+        return (max(each for each in (due, not_before) if each) - datetime.now(UTC)).total_seconds()
 
     def _rest_until_due(self) -> Settlement | None:
         seconds = self._seconds_to_go()
@@ -192,31 +197,16 @@ class Course:
     async def _resolve_and_send(self) -> Settlement:
         began = time.perf_counter()
         try:
-            stored = await self._configs_for(self._event.scope)
+            stored = await configs_of(self._ports.configs, self._scope, self._conditions.sleep)
         except (SecretUnreadable, SecretKeyMissing) as error:
             return await self._park(Outcome.CONFIG_FAULT, f"secret: {error}")
         self._writer.stopwatch.resolve_ms = _ms_since(began)
-        match resolve(self._event.scope, stored):
+        match resolve(self._scope, stored):
             case Unresolved(looked_at):
                 reason = f"no SMTP record for {', '.join(str(s) for s in looked_at)}"
                 return await self._park(Outcome.UNCONFIGURED, reason)
             case Resolved() as found:
                 return await self._send_by_one_of(*in_turn(found, self._progress))
-
-    async def _configs_for(self, scope: Scope) -> ScopedConfigs:
-        """Read the records; while the store is away, wait for it as long as a queue lets us."""
-        try:
-            return await self._ports.configs.configs_for(scope)
-        except StoreUnavailable:
-            log.warning("the config store is away: waiting")
-        patient = AsyncRetrying(
-            retry=retry_if_exception_type(StoreUnavailable),
-            wait=wait_exponential_jitter(multiplier=1, max=15),
-            stop=stop_after_delay(_STORE_PATIENCE_S),
-            sleep=self._conditions.sleep,
-            reraise=True,
-        )
-        return await patient(self._ports.configs.configs_for, scope)
 
     # Which record sends
 
@@ -266,7 +256,7 @@ class Course:
     # Whether its server may have the mail now
 
     async def _send_if_admitted(self, config: SmtpConfig) -> Settlement | Stuck:
-        place = await self._ports.lines.enter(self._event.scope, (config.host, config.port), self._incoming.lane)
+        place = await self._ports.lines.enter(self._scope, (config.host, config.port), self._incoming.lane)
         if isinstance(place, Refusal):
             return await self._rest_for_room(place)
         with place:
@@ -304,22 +294,26 @@ class Course:
     async def _render(self, sender: Sender) -> Rendered:
         if self._incoming.lane is Lane.BULK:
             sender = replace(sender, bulk=True)
-        if sender.dkim is not None:  # a signature takes milliseconds
+        if sender.dkim is not None or is_large(self._incoming.body):  # a signature takes milliseconds, too
             return await asyncio.to_thread(render, self._event, sender)
-        return await off_loop_if_large(self._incoming.body, render, self._event, sender)
+        return render(self._event, sender)
 
     async def _send(self, config: SmtpConfig, key: BreakerKey, rendered: Rendered) -> Settlement | Stuck:
         if self._conditions.stopping():
             raise Interrupted
-        self._claim.check()
+        sleep = self._conditions.sleep
+        if self._claim is not None:
+            self._claim.check()
+            sleep = self._claim.watched(sleep)
 
         def observe(judged: Iterable[Judged]) -> None:
             self._tell(self._ports.breakers.learned(key, [one.answer for one in judged], time.time()))
 
-        ports, conditions = self._ports, self._conditions
-        outlets = Outlets(ports.mailer, ports.audit, observe)
+        outlets = Outlets(self._ports.mailer, self._ports.audit, observe)
         attempts = Attempts(outlets, config, rendered, self._writer, self._progress)
-        finished = await attempts.run(conditions.policy, self._claim.watched(conditions.sleep))
+        finished = await attempts.run(self._conditions.policy, sleep)
+        if finished.leaves_nobody and not self._progress.held:
+            return _DONE  # the usual mail
         if finished.doubtful or finished.in_doubt_before:
             self._progress = self._progress._replace(doubtful_by=config.display_name)
         return Broken(attempts, finished) if untouched(finished) else await self._settle(attempts, finished)
@@ -379,7 +373,8 @@ class Course:
         # each would find nothing of the other. The first rest is long enough for a worker to start.
         # Whoever waits for another worker asks often: that one may have died, and its claim ends within a minute.
         jitter, hops = self._conditions.jitter(), self._progress.hops
-        rest = hop_rest(0 if self._claim.refused else hops, jitter if hops else 0.6 + 0.4 * jitter)
+        refused = self._claim is not None and self._claim.refused
+        rest = hop_rest(0 if refused else hops, jitter if hops else 0.6 + 0.4 * jitter)
         progress = self._progress._replace(suspect=True, hops=self._progress.hops + 1)
         log.info("event was delivered before and nobody knows what came of it: waiting", seconds=rest.wait_s)
         return Later(rest.tier, rest.wait_s, progress.headers())

@@ -17,6 +17,7 @@ from worker.delivery.ports import Lane
 
 # Longer than any rest of the crowded, so that the cheap look is taken at all of them when they come back.
 _CROWDED_S = 90.0
+_LANES = tuple(Lane)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Lines:
     @property
     def crowded(self) -> bool:
         """True from the first event that had to rest for a cap until a while after the last one."""
-        return asyncio.get_running_loop().time() < self._crowded_until
+        return self._crowded_until > 0.0 and asyncio.get_running_loop().time() < self._crowded_until
 
     def __len__(self) -> int:
         """How many wait."""
@@ -82,9 +83,11 @@ class Lines:
         line.append(waiting)
 
     def _left(self, scope: Scope, provider: Provider) -> None:
-        for lane in Lane:
+        if not self._lines:  # the usual case: nobody waits
+            return
+        for lane in _LANES:
             for key in (scope, provider):
-                if (key, lane) in self._lines:
+                if self._lines.get((key, lane)):
                     self._admit(key, lane)
 
     def _admit(self, key: Key, lane: Lane) -> None:

@@ -7,7 +7,7 @@ second copy waits for the first one's end and shares it (see `copies`).
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from random import random
 
@@ -16,20 +16,19 @@ import structlog
 from schemas.cloudevents import InvalidEvent, parse_event
 from schemas.event import EmailEvent
 from worker.delivery import records
-from worker.delivery.copies import InHand
+from worker.delivery.copies import Copy, InHand
 from worker.delivery.course import Conditions, Course, PipelinePorts
 from worker.delivery.crowd import turn_away
-from worker.delivery.large import off_loop_if_large
+from worker.delivery.identity import IN_HAND, EventKey
+from worker.delivery.large import is_large
 from worker.delivery.ports import Incoming, Park, Settlement
-from worker.delivery.progress import read_progress
+from worker.delivery.progress import Progress, read_progress
 from worker.delivery.records import RecordWriter, Stopwatch
 from worker.delivery.retry import Interrupted, RetryPolicy
 
 __all__ = ["Pipeline", "PipelinePorts"]
 
 log = structlog.get_logger(__name__)
-
-Identity = tuple[str, str, str]
 
 
 class Pipeline:
@@ -41,7 +40,8 @@ class Pipeline:
         """Nothing is opened here; `worker_id` names this process in the audit."""
         self._ports = ports
         self._worker_id = worker_id
-        self._in_flight: dict[Identity, InHand] = {}
+        self._in_hand: set[InHand] = set()
+        self._in_flight: dict[EventKey, InHand] = {}
         self._stopping = asyncio.Event()
         self._conditions = Conditions(retry, self._sleep, self._stopping.is_set, jitter)
 
@@ -54,45 +54,62 @@ class Pipeline:
         """How many events are being worked on."""
         return len(self._in_flight)
 
-    async def handle(self, incoming: Incoming) -> Settlement:
-        """Work on one delivered message until it can be settled.
+    def handle(self, incoming: Incoming) -> asyncio.Future[Settlement]:
+        """Begin to work on one delivered message; the future has what the queue is to be told.
 
-        Raises only what the ports raise when they are closed under it; the event is then to be
+        Whoever cancels it, as when the connection to the broker is lost, hears no more; the work goes on.
+        It raises only what the ports raise when they are closed under it; the event is then to be
         returned to the queue.
         """
+        loop = asyncio.get_running_loop()
+        copy: Copy = loop.create_future()
+        in_hand = InHand(copy)
+        self._in_hand.add(in_hand)
+        in_hand.work = loop.create_task(self._work(incoming, in_hand))
+        return copy
+
+    def abort(self) -> None:
+        """Cancel what is still running; only for the end of the grace, when nothing else is left."""
+        for each in self._in_hand:
+            if each.work is not None:
+                each.work.cancel()
+
+    async def _work(self, incoming: Incoming, in_hand: InHand) -> None:
+        """Tell the copies in hand how their event ended."""
+        try:
+            settlement = await self._settlement(incoming, in_hand)
+            if settlement is not None:
+                in_hand.end(settlement)
+        except Exception as error:  # noqa: BLE001 - for whoever handed it in
+            log.debug("event could not be settled", error=repr(error))
+            in_hand.fail(error)
+        except BaseException:
+            in_hand.give_up()
+            raise
+        finally:
+            self._in_hand.discard(in_hand)
+
+    async def _settlement(self, incoming: Incoming, in_hand: InHand) -> Settlement | None:
+        """What the queue is to be told; None where the same event is worked on already, and tells it."""
         received = datetime.now(UTC)
         if self._ports.lines.crowded:
             rest = turn_away(incoming, self._ports.lines, self._conditions.jitter)
             if rest is not None:
                 return rest
         try:
-            event = await off_loop_if_large(
-                incoming.body, parse_event, incoming.body, incoming.content_type, incoming.headers
-            )
+            event = await _parsed(incoming)
         except InvalidEvent as error:
             return await self._reject(error, incoming.body)
-        identity = (str(event.scope), *event.key)
-        running = self._in_flight.get(identity)
-        if running is None:
-            running = self._begin(identity, event, incoming, received)
-        return await running.settlement()
-
-    def abort(self) -> None:
-        """Cancel what is still running; only for the end of the grace, when nothing else is left."""
-        for running in self._in_flight.values():
-            running.work.cancel()
-
-    def _begin(self, identity: Identity, event: EmailEvent, incoming: Incoming, received: datetime) -> InHand:
-        running = InHand(asyncio.ensure_future(self._deliver(event, incoming, received)))
-        self._in_flight[identity] = running
-
-        def forget(ended: asyncio.Task[Settlement]) -> None:
+        identity = EventKey.of(event)
+        IN_HAND.set(identity)  # a task has a context of its own, and takes the name with it when it ends
+        running = self._in_flight.setdefault(identity, in_hand)
+        if running is not in_hand:
+            running.take_over(in_hand)
+            return None
+        try:
+            return await self._deliver(event, incoming, received)
+        finally:
             del self._in_flight[identity]
-            if not ended.cancelled() and ended.exception() is not None:
-                log.debug("event could not be settled", event_id=event.envelope.id, error=repr(ended.exception()))
-
-        running.work.add_done_callback(forget)
-        return running
 
     async def _reject(self, error: InvalidEvent, body: bytes) -> Settlement:
         record = records.of_invalid(error, body, self._worker_id)
@@ -100,15 +117,11 @@ class Pipeline:
         log.warning("event is invalid", event_id=record.event_id, source=record.event_source, reason=record.reason)
         return Park("invalid", record.reason or "")
 
-    async def _deliver(self, event: EmailEvent, incoming: Incoming, received: datetime) -> Settlement:
-        # A task has a context of its own, and takes these names with it when it ends.
-        structlog.contextvars.bind_contextvars(
-            event_id=event.envelope.id, source=event.envelope.source, scope=str(event.scope)
-        )
-        progress = read_progress(incoming.headers, event.data.recipients())
+    def _deliver(self, event: EmailEvent, incoming: Incoming, received: datetime) -> Awaitable[Settlement]:
+        progress = _progress_of(event, incoming, received)
         queued_ms = max(0.0, (received - event.envelope.time).total_seconds() * 1000)
         writer = RecordWriter(event, self._worker_id, Stopwatch(received, queued_ms))
-        return await Course(self._ports, self._conditions, event, incoming, progress, writer).run()
+        return Course(self._ports, self._conditions, event, incoming, progress, writer).run()
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, or raise Interrupted as soon as the worker stops."""
@@ -116,3 +129,18 @@ class Pipeline:
             await asyncio.wait_for(self._stopping.wait(), seconds)
         if self._stopping.is_set():
             raise Interrupted
+
+
+async def _parsed(incoming: Incoming) -> EmailEvent:
+    body, content_type, headers = incoming.body, incoming.content_type, incoming.headers
+    if is_large(body):
+        return await asyncio.to_thread(parse_event, body, content_type, headers)
+    return parse_event(body, content_type, headers)
+
+
+def _progress_of(event: EmailEvent, incoming: Incoming, received: datetime) -> Progress:
+    """How far an event has come, that was taken for the first time at `received` if it does not say otherwise."""
+    if not incoming.headers:
+        return Progress(first_seen=received)
+    progress = read_progress(incoming.headers, event.data.recipients())
+    return progress._replace(first_seen=progress.first_seen or received)

@@ -12,13 +12,24 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
+from typing import NamedTuple
 
-from schemas.audit import AuditRecord, Reply
-from worker.delivery.ports import Document
+from schemas.audit import AuditRecord, Reply, to_json
+from schemas.audit_chain import digest_of
+from schemas.trusted import trusted
 from worker.delivery.quoted import reason_without_addresses, reply_without_addresses, without_addresses
 
 _HASH_BYTES = 16
 _ID_DIGITS = 40
+
+
+class Draft(NamedTuple):
+    """A record as it is kept, before it has its place in a chain: a `Document`, and the digest for its link."""
+
+    document_id: str
+    index_month: str
+    document: bytes
+    digest: str
 
 
 class RecipientMode(StrEnum):
@@ -50,11 +61,11 @@ class Privacy:
         """Whether addresses are not kept as they are."""
         return self.mode is not RecipientMode.PLAIN
 
-    def document(self, record: AuditRecord) -> Document:
+    def document(self, record: AuditRecord) -> Draft:
         """The record as it is kept; plain and without a key just as it is."""
-        if not self.hides and self.key is None:
-            return Document(record.document_id, record.index_month, record.to_json())
-        return Document(self.known_as(record.document_id), record.index_month, self._kept(record).to_json())
+        if self.key is None and not self.hides:
+            return _drafted(record.document_id, record)
+        return _drafted(self.known_as(record.document_id), self._kept(record))
 
     def known_as(self, document_id: str) -> str:
         """The id under which the record of this (unkeyed) id is kept, of 40 hex digits."""
@@ -93,7 +104,7 @@ class Privacy:
             said["reply"] = _protected(record.reply, address, record.message_id)
         if queued:
             said["remote_queue_id"] = without_addresses(queued, address, kept=queued)
-        return record.model_copy(update=said)
+        return trusted(AuditRecord, record.__dict__ | said)
 
 
 PLAIN = Privacy(RecipientMode.PLAIN, None)
@@ -108,7 +119,12 @@ def masked(address: str) -> str:
 
 
 def _protected(reply: Reply, address: str | None, message_id: str | None) -> Reply:
-    return reply.model_copy(update={"text": reply_without_addresses(reply.text, address, message_id)})
+    return trusted(Reply, reply.__dict__ | {"text": reply_without_addresses(reply.text, address, message_id)})
+
+
+def _drafted(document_id: str, record: AuditRecord) -> Draft:
+    document = record.to_document()
+    return Draft(document_id, record.index_month, to_json(document), digest_of(document))
 
 
 def _keyed(key: bytes, document_id: str) -> str:

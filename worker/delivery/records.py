@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from schemas.audit import AuditRecord, ConfigUsed, Outcome, Reply, Timings
+from schemas.audit import CATEGORY, TYPE, AuditRecord, ConfigUsed, Outcome, Reply, Timings
 from schemas.cloudevents import InvalidEvent
 from schemas.event import EmailEvent
 from schemas.smtp_config import SmtpConfig, shared_scope
+from schemas.trusted import trusted
 from worker.delivery.outcome import Verdict
 from worker.delivery.ports import Answer, TransactionResult
 from worker.delivery.replies import clean_text, parse_enhanced, remote_queue_id
@@ -28,13 +29,16 @@ class Stopwatch:
 
     def timings(self, now: datetime, result: TransactionResult | None) -> Timings:
         """The timings as a record holds them; `total_ms` runs from reception to `now`."""
-        return Timings(
-            queued_ms=_rounded(self.queued_ms),
-            resolve_ms=_rounded(self.resolve_ms),
-            render_ms=_rounded(self.render_ms),
-            connect_ms=round(result.connect_ms, 3) if result else None,
-            transaction_ms=round(result.transaction_ms, 3) if result else None,
-            total_ms=round((now - self.received).total_seconds() * 1000, 3),
+        return trusted(
+            Timings,
+            {
+                "queued_ms": _rounded(self.queued_ms),
+                "resolve_ms": _rounded(self.resolve_ms),
+                "render_ms": _rounded(self.render_ms),
+                "connect_ms": _rounded(result.connect_ms) if result else None,
+                "transaction_ms": _rounded(result.transaction_ms) if result else None,
+                "total_ms": _rounded((now - self.received).total_seconds() * 1000),
+            },
         )
 
 
@@ -89,31 +93,36 @@ class RecordWriter:
         next_attempt_at: datetime | None = None,
     ) -> AuditRecord:
         """Record an outcome that no SMTP reply stands behind, or fill in one that has it."""
-        envelope, scope, now = self.event.envelope, self.event.scope, datetime.now(UTC)
-        return AuditRecord(
-            timestamp=now,
-            outcome=outcome,
-            reason=reason[:_MAX_REASON_CHARS],
-            partner=scope.partner,
-            org=scope.org,
-            event_id=envelope.id,
-            event_source=envelope.source,
-            event_type=envelope.type,
-            event_category=self.event.data.category,
-            event_time=envelope.time,
-            recipient=recipient,
-            attempt=attempt,
-            config=config_used(self.config) if self.config else None,
-            tls=result.tls if result else None,
-            reply=reply,
-            remote_queue_id=remote_queue_id,
-            message_id=self.message_id,
-            possible_duplicate=self.possible_duplicate or recipient in self.doubtful,
-            timings=self.stopwatch.timings(now, result),
-            worker_id=self.worker_id,
-            trace_id=envelope.traceparent.split("-")[1] if envelope.traceparent else None,
-            next_attempt_at=next_attempt_at,
-        )
+        event = self.event
+        envelope, scope, now = event.envelope, event.scope, datetime.now(UTC)
+        values = {
+            "timestamp": now,
+            "category": CATEGORY,
+            "type": TYPE,
+            "outcome": outcome,
+            "reason": reason[:_MAX_REASON_CHARS],
+            "partner": scope.partner,
+            "org": scope.org,
+            "event_id": envelope.id,
+            "event_source": envelope.source,
+            "event_type": envelope.type,
+            "event_category": event.data.category,
+            "event_time": envelope.time,
+            "recipient": recipient,
+            "recipient_hash": None,
+            "attempt": attempt,
+            "config": config_used(self.config) if self.config else None,
+            "tls": result.tls if result else None,
+            "reply": reply,
+            "remote_queue_id": remote_queue_id,
+            "message_id": self.message_id,
+            "possible_duplicate": self.possible_duplicate or recipient in self.doubtful,
+            "timings": self.stopwatch.timings(now, result),
+            "worker_id": self.worker_id,
+            "trace_id": envelope.traceparent.split("-")[1] if envelope.traceparent else None,
+            "next_attempt_at": next_attempt_at,
+        }
+        return trusted(AuditRecord, values)
 
 
 def of_invalid(error: InvalidEvent, body: bytes, worker_id: str) -> AuditRecord:
@@ -157,15 +166,13 @@ def _config_used(  # noqa: PLR0917 # one for each thing named
 
 
 def _reply(answer: Answer) -> Reply:
-    if answer.reply is None:
-        return Reply(phase=answer.phase.value)
-    return Reply(
-        code=answer.reply.code,
-        enhanced=parse_enhanced(answer.reply),
-        text=clean_text(answer.reply.text),
-        phase=answer.phase.value,
-    )
+    reply, phase = answer.reply, answer.phase.value
+    if reply is None:
+        return Reply(phase=phase)
+    enhanced, text = parse_enhanced(reply), clean_text(reply.text)
+    return trusted(Reply, {"code": reply.code, "enhanced": enhanced, "text": text, "phase": phase})
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+    """To whole microseconds, in a third of the time that `round` takes."""
+    return None if value is None else (value * 1000 + 0.5) // 1 / 1000

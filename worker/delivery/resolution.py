@@ -6,14 +6,13 @@ record exists. Fallbacks are of the winner's own scope: where none of them works
 no other scope's record sends it.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from schemas.smtp_config import Scope, SmtpConfig
 from worker.delivery.ports import ScopedConfigs
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(NamedTuple):
     """The record that applies; `passed_over` are the wider scopes whose records it hides.
 
     `fallbacks` are records of the same scope, in their order, which send while it does not work.
@@ -24,8 +23,7 @@ class Resolved:
     fallbacks: tuple[SmtpConfig, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Unresolved:
+class Unresolved(NamedTuple):
     """No record applies; `looked_at` are the scopes that were asked, most specific first."""
 
     looked_at: tuple[Scope, ...]
@@ -42,8 +40,8 @@ def resolve(scope: Scope, stored: ScopedConfigs) -> Resolution:
     found = [s for s in lineage if s in stored.records]
     if not found:
         return Unresolved(lineage)
-    winner = found[0]
-    fallbacks = stored.fallbacks.get(winner, ())
-    if fallbacks:
-        fallbacks = tuple(each for each in fallbacks if each.scope == winner)
-    return Resolved(stored.records[winner], tuple(found[1:]), fallbacks)
+    winner, *passed_over = found
+    fallbacks: tuple[SmtpConfig, ...] = ()
+    if stored.fallbacks:
+        fallbacks = tuple(each for each in stored.fallbacks.get(winner, ()) if each.scope == winner)
+    return Resolved(stored.records[winner], tuple(passed_over), fallbacks)

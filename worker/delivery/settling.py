@@ -65,8 +65,8 @@ class Decision:
 
 def settle(finished: Finished, this: Round) -> Decision:
     """Decide what becomes of an event whose attempts have ended."""
-    if not (finished.waiting or finished.broken or finished.doubtful or finished.held or this.progress.held):
-        return Decision(Ack())  # the usual mail: everybody has an end
+    if finished.leaves_nobody and not this.progress.held:
+        return Decision(Ack())
     resend, given_up = _doubts(finished, this)
     # Who was in doubt within this round stays marked in the next, also where its last answer was none of a doubt.
     doubtful = (*this.progress.doubtful, *sorted(finished.in_doubt_before.difference(this.progress.doubtful)))

@@ -17,7 +17,7 @@ import structlog
 
 from schemas.audit import AuditRecord
 from worker.delivery.ports import AuditLookup, Document
-from worker.delivery.privacy import PLAIN, Privacy
+from worker.delivery.privacy import PLAIN, Draft, Privacy
 from worker.errors import JournalUnavailable
 from worker.proof.chain import Chain
 
@@ -100,7 +100,7 @@ class Trail:
         asked = {each: month for each, month in ids.items() if each not in journalled} if journalled else ids
         return journalled | await self._audit.recorded(asked)
 
-    def _same_in_hand(self, documents: Sequence[Document]) -> asyncio.Future[None] | None:
+    def _same_in_hand(self, documents: Sequence[Draft]) -> asyncio.Future[None] | None:
         in_hand = (self._in_hand.get(document.document_id) for document in documents)
         return next((each for each in in_hand if each is not None), None)
 

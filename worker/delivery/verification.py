@@ -4,7 +4,6 @@ Pure values and functions; `worker.trials` sends by the engine that sends every 
 neither queue nor breaker nor retry schedule: it finds out about a record now, and is not tried again.
 """
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -97,7 +96,7 @@ def masked(answer: Answer, config: SmtpConfig) -> Answer:
     reply = answer.reply
     if not password or reply is None or password not in reply.text:
         return answer
-    return replace(answer, reply=SmtpReply(reply.code, reply.text.replace(password, _MASK)))
+    return answer._replace(reply=SmtpReply(reply.code, reply.text.replace(password, _MASK)))
 
 
 def owns(scope: Scope, config: SmtpConfig) -> bool:

@@ -44,50 +44,47 @@ def render(event: EmailEvent, sender: Sender) -> Rendered:
     digest = _digest(event)
     message_id = f"<{digest}@{sender.message_id_domain}>"
     entity = _entity(words, digest)
-    head = "".join(_headers(event, sender, words.subject, message_id))
-    plain_head = head.isascii()
+    head = _headers(event, sender, words.subject, message_id)
     content = b"".join([f"{head}{entity.head}\r\n".encode(), *entity.body])
     if sender.dkim is not None:
         content = sign(content, sender.dkim)
-    envelope = MailEnvelope(sender.mail_from, event.data.recipients())
+    plain_head = head.isascii()
+    blind = [mailbox.email for mailbox in event.data.bcc]  # the head shows everybody else
     message = RenderedMessage(
         content=content,
         message_id=message_id,
-        smtputf8=not plain_head or any(map(needs_smtputf8, (sender.mail_from, *envelope.recipients))),
+        smtputf8=not plain_head or needs_smtputf8(sender.mail_from) or any(map(needs_smtputf8, blind)),
         eight_bit=not plain_head,
         bulk=sender.bulk,
     )
-    return Rendered(envelope, message, words.subject)
+    return Rendered(MailEnvelope(sender.mail_from, event.data.recipients()), message, words.subject)
 
 
 def _digest(event: EmailEvent) -> str:
-    source, identifier = event.key
+    source, identifier = event.envelope.source, event.envelope.id
     # The length in front keeps ("a", "bc") apart from ("ab", "c").
     return hashlib.sha256(f"{len(source)}:{source}{identifier}".encode()).hexdigest()[:32]
 
 
-def _headers(event: EmailEvent, sender: Sender, subject: str, message_id: str) -> Iterator[str]:
+def _headers(event: EmailEvent, sender: Sender, subject: str, message_id: str) -> str:
     data = event.data
-    yield address_header("From", (sender.from_,), "data.from")
-    yield address_header("To", data.to, "data.to")
+    found = [address_header("From", (sender.from_,), "data.from"), address_header("To", data.to, "data.to")]
     if data.cc:
-        yield address_header("Cc", data.cc, "data.cc")
+        found.append(address_header("Cc", data.cc, "data.cc"))
     if sender.reply_to is not None:
-        yield address_header("Reply-To", (sender.reply_to,), "data.reply_to")
-    yield text_header("Subject", subject, "data.subject")
-    yield f"Date: {date_time(event.envelope.time)}\r\n"
-    yield _message_id_header(message_id)
-    # RFC 3834: keeps vacation replies away from a mail that nobody wrote.
-    yield "Auto-Submitted: auto-generated\r\n"
-    yield from _list_headers(data, bulk=sender.bulk)
-    for name, value in data.headers.items():
-        yield _custom_header(name, value)
-    yield "MIME-Version: 1.0\r\n"
-
-
-def _message_id_header(message_id: str) -> str:
+        found.append(address_header("Reply-To", (sender.reply_to,), "data.reply_to"))
+    found.append(text_header("Subject", subject, "data.subject"))
     require_one_line(message_id, "from")
-    return f"Message-ID: {message_id}\r\n"
+    # RFC 3834: Auto-Submitted keeps vacation replies away from a mail that nobody wrote.
+    found.append(
+        f"Date: {date_time(event.envelope.time)}\r\nMessage-ID: {message_id}\r\nAuto-Submitted: auto-generated\r\n"
+    )
+    if sender.bulk or data.unsubscribe_url is not None:
+        found += _list_headers(data, bulk=sender.bulk)
+    if data.headers:
+        found += [_custom_header(name, value) for name, value in data.headers.items()]
+    found.append("MIME-Version: 1.0\r\n")
+    return "".join(found)
 
 
 def _list_headers(data: EmailData, *, bulk: bool) -> Iterator[str]:
@@ -117,9 +114,10 @@ def _custom_header(name: str, value: str) -> str:
 def _entity(words: Words, digest: str) -> Entity:
     text = None if words.text is None else text_entity("plain", words.text, "data.text")
     html = None if words.html is None else text_entity("html", words.html, "data.html")
-    if not words.attachments and (text is None or html is None):
-        return body_entity(text, html, (), "")
-    boundary = pick_boundary(digest, [leaf for leaf in (text, html) if leaf is not None])
+    leaves = [leaf for leaf in (text, html) if leaf is not None]
+    boundary = pick_boundary(digest, leaves) if words.attachments or len(leaves) > 1 else ""
+    if not words.attachments:
+        return body_entity(text, html, (), boundary)
     inline: list[Entity] = []
     attached: list[Entity] = []
     for number, attachment in enumerate(words.attachments):

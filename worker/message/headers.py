@@ -86,10 +86,13 @@ def encoded_words(value: str, first_room: int = MAX_ENCODED_WORD) -> list[str]:
     """
     octets = value.encode()
     unsafe = len(octets.translate(None, _LITERAL + b" "))
-    if 3 * (len(octets) + 2 * unsafe) <= 4 * len(octets):
-        return [_q_word(chunk) for chunk in _chunks(value, _q_width, _room(first_room), _room())]
-    per_word = _room() // 4 * 3
-    return [_b_word(chunk) for chunk in _chunks(value, _octets, _room(first_room) // 4 * 3, per_word)]
+    q_width, first, later = len(octets) + 2 * unsafe, _room(first_room), _room()
+    if 3 * q_width <= 4 * len(octets):
+        chunks = (value,) if q_width <= first else _chunks(value, _q_width, first, later)
+        return [_q_word(chunk) for chunk in chunks]
+    first, later = first // 4 * 3, later // 4 * 3
+    chunks = (value,) if len(octets) <= first else _chunks(value, _octets, first, later)
+    return [_b_word(chunk) for chunk in chunks]
 
 
 def _room(room: int = MAX_ENCODED_WORD) -> int:

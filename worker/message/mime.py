@@ -62,10 +62,10 @@ def text_entity(subtype: str, text: str, path: str) -> Entity:
 
 
 def _encode_text(octets: bytes, characters: int) -> tuple[str, Sequence[bytes]]:
-    if _is_plain(octets):
-        return "7bit", (octets,)
     # A character of two octets counts one here, of three two: close enough to choose by, and free.
     beyond_ascii = 2 * (len(octets) - characters)
+    if not beyond_ascii and _is_plain(octets):
+        return "7bit", (octets,)
     if beyond_ascii * _QP_SHARE > len(octets):
         return "base64", _base64(octets)
     return "quoted-printable", (_quoted_printable(octets),)
@@ -78,9 +78,23 @@ def _quoted_printable(octets: bytes) -> bytes:
 
 
 def _is_plain(octets: bytes) -> bool:
-    if octets.translate(None, _PLAIN_OCTETS) or (b"From " in octets and _FROM_LINE.search(octets)):
-        return False
-    return len(octets) <= MAX_BODY_LINE or max(map(len, octets.split(b"\r\n"))) <= MAX_BODY_LINE
+    return not octets.translate(None, _PLAIN_OCTETS) and not _has_from_line(octets) and _is_short_lined(octets)
+
+
+def _has_from_line(octets: bytes) -> bool:
+    # One octet is found, or found missing, ten times as fast as a word.
+    return b"F" in octets and (octets.startswith(b"From ") or b"\nFrom " in octets)
+
+
+def _is_short_lined(octets: bytes) -> bool:
+    """Whether no line is too long: from the beginning of a line, the last line end within reach is the next step."""
+    start, reach = 0, MAX_BODY_LINE + len(b"\r\n")
+    while len(octets) - start > reach:
+        end = octets.rfind(b"\r\n", start, start + reach)
+        if end < 0:
+            return False
+        start = end + len(b"\r\n")
+    return True
 
 
 def _base64(octets: bytes) -> tuple[bytes, ...]:
@@ -144,13 +158,10 @@ def pick_boundary(seed: str, leaves: Sequence[Entity]) -> str:
     holds the stem moves it to a digest of the bodies themselves, which nobody can write into them.
     """
     stem = f"=_{seed}"  # "=_" can stand neither in quoted-printable nor in base64
-    while any(_occurs(stem.encode(), leaf) for leaf in leaves):
+    searched = [b"".join(leaf.body) for leaf in leaves if leaf.searchable]  # one piece each, which is not copied
+    while any(stem.encode() in body for body in searched):
         digest = hashlib.sha256(stem.encode())
         for leaf in leaves:
             digest.update(b"".join(leaf.body))
         stem = f"=_{digest.hexdigest()[:32]}"
     return stem
-
-
-def _occurs(stem: bytes, leaf: Entity) -> bool:
-    return leaf.searchable and stem in b"".join(leaf.body)  # one piece, which is not copied

@@ -34,8 +34,12 @@ def _with_text(words: Words) -> Words:
     """Derive the text of a mail that has HTML alone; an empty body beside another one is left out."""
     if words.html is None:
         return words
-    if words.text and not words.html.strip():
+    if words.text and _is_blank(words.html):
         return words._replace(html=None)
-    if not (words.text or "").strip():
+    if not words.text or _is_blank(words.text):
         return words._replace(text=html_to_text(words.html) or None)
     return words
+
+
+def _is_blank(text: str) -> bool:
+    return not text or text.isspace()  # which ends at the first letter

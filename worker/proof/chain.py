@@ -6,9 +6,8 @@ the numbers.
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 import structlog
@@ -26,6 +25,7 @@ from schemas.audit_chain import (
     read_link,
 )
 from worker.delivery.ports import Document
+from worker.delivery.privacy import Draft
 from worker.proof.contested import stamp
 
 if TYPE_CHECKING:  # who signs no heads does without the library
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # who signs no heads does without the library
 log = structlog.get_logger(__name__)
 
 _START_DIGITS = 8
+_EMPTY = b"{}"
 
 
 def new_writer(worker_id: str) -> str:
@@ -41,8 +42,7 @@ def new_writer(worker_id: str) -> str:
     return f"{worker_id}/{secrets.token_hex(_START_DIGITS // 2)}"
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
+class _End(NamedTuple):
     """Where a chain stands: the last number, 0 before the first record, and its hash."""
 
     seq: int
@@ -66,21 +66,22 @@ class Chain:
         """The number of the last record."""
         return self._end.seq
 
-    def seal(self, documents: Sequence[Document]) -> list[Document]:
+    def seal(self, documents: Sequence[Document | Draft]) -> list[Document]:
         """The documents with their links, in their order; raises ValueError and seals none where one is no object."""
         end, sealed = self._end, []
         for document in documents:
-            record, body = _unchained(document.document)
+            draft = document if isinstance(document, Draft) else _draft_of(document)
             seq = end.seq + 1
-            own = link_hash(self.writer, seq, end.hash, digest_of(record))
-            chain = b'"chain":{"writer":%b,"seq":%d,"prev":"%b","hash":"%b"}}' % (
+            own = link_hash(self.writer, seq, end.hash, draft.digest)
+            link = b'"chain":{"writer":%b,"seq":%d,"prev":"%b","hash":"%b"}}' % (
                 self._named,
                 seq,
                 end.hash.encode(),
                 own.encode(),
             )
-            joint = b"," if record else b""
-            sealed.append(Document(document.document_id, document.index_month, body[:-1] + joint + chain))
+            joint = b"" if draft.document == _EMPTY else b","
+            body = b"".join((draft.document[:-1], joint, link))
+            sealed.append(Document(draft.document_id, draft.index_month, body))
             end = _End(seq, own, end.hash)
         self._end = end
         return sealed
@@ -118,14 +119,14 @@ class Chain:
         return Document(proof_id(ProofKind.HEAD, link.writer, link.seq), PROOF_MONTH, body)
 
 
-def _unchained(body: bytes) -> tuple[dict[str, Any], bytes]:
-    """The record without a link, and its JSON."""
-    record = orjson.loads(body)
+def _draft_of(document: Document) -> Draft:
+    """The record without a link; raises ValueError where it is no JSON object."""
+    record, body = orjson.loads(document.document), document.document.rstrip()
     if not isinstance(record, dict):
         msg = "a record is a JSON object"
         raise ValueError(msg)  # noqa: TRY004 # as orjson's own error is
-    if "chain" not in record:
-        return record, body.rstrip()
-    # Nobody but its writer says where a record stands.
-    del record["chain"]
-    return record, orjson.dumps(record)
+    if "chain" in record or not record:
+        # Nobody but its writer says where a record stands.
+        record.pop("chain", None)
+        body = orjson.dumps(record)
+    return Draft(document.document_id, document.index_month, body, digest_of(record))

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from schemas.audit import AuditRecord
 from worker.delivery.ports import Document
-from worker.delivery.privacy import PLAIN, Privacy
+from worker.delivery.privacy import PLAIN, Draft, Privacy
 from worker.errors import AuditUnavailable
 from worker.proof.chain import Chain, new_writer
 
@@ -33,7 +33,7 @@ class DocumentSink(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
-    documents: Sequence[Document]
+    documents: Sequence[Document | Draft]
     done: asyncio.Future[None]
 
 
@@ -56,10 +56,13 @@ class SealedAudit:
 
     async def write(self, records: Sequence[AuditRecord]) -> None:
         """Return once every record is durable, however long that takes; raises AuditUnavailable once this closes."""
-        await self.write_documents([self._privacy.document(record) for record in records])
+        await self._write([self._privacy.document(record) for record in records])
 
     async def write_documents(self, documents: Sequence[Document]) -> None:
         """Like `write`, for records that are documents already and not sealed yet."""
+        await self._write(documents)
+
+    async def _write(self, documents: Sequence[Document | Draft]) -> None:
         if self._closed:
             msg = "this process stops: the audit takes no more records"
             raise AuditUnavailable(msg)

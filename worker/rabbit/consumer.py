@@ -12,12 +12,10 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable
-from enum import Enum
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-import pika
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
@@ -28,6 +26,7 @@ from worker.rabbit import topology
 from worker.rabbit.acks import Acks
 from worker.rabbit.connection import Link, open_link
 from worker.rabbit.declaring import Provision, prepare
+from worker.rabbit.deliveries import Answer, Delivery, incoming_of
 from worker.rabbit.onward import Onward, onward, untouched
 from worker.rabbit.publisher import MessageTooLarge, Publisher
 
@@ -54,19 +53,6 @@ _REST_S = 0.1
 _LONGEST_REST_S = 1.0
 
 
-class _Answer(Enum):
-    """What becomes of a delivery at the broker.
-
-    Returned and failed come again. Up to RabbitMQ 4.2 both count for the delivery limit; since 4.3 only a
-    basic.reject counts, and a basic.nack would let an event that no worker can handle come for ever.
-    """
-
-    DONE = "acknowledged: something has taken its place, or it is finished"
-    RETURNED = "given back, through no fault of its own"
-    FAILED = "given back, and counted"
-    SET_ASIDE = "moved by the broker itself to the parked queue, as nobody can publish it"
-
-
 class Consumer:
     """Consumes both lanes until told to stop, over as many connections as that takes."""
 
@@ -87,7 +73,7 @@ class Consumer:
         self._prefetch = prefetch
         self._name = name
         self._provision = provision
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._tags: dict[Lane, str] = {}
         self._numbers = itertools.count(1)
         self._stopping = False
@@ -265,45 +251,72 @@ class Consumer:
         self, link: Link, acks: Acks, lane: Lane, _channel: Any, method: Any, properties: Any, body: bytes
     ) -> None:
         self._delivered_at = time.monotonic()
-        acks.delivered(method.delivery_tag)
-        task = asyncio.ensure_future(self._take(link, acks, lane, method, properties, body))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tag = method.delivery_tag
+        acks.delivered(tag)
+        delivery = Delivery(link, acks, tag, incoming_of(lane, method, properties, body))
+        if not self._taking:  # it came between the stop, or a hold, and the broker's word that it sends no more
+            back = untouched(delivery.incoming)
+            self._begin(self._settle_once_at_rest(delivery, back), back)
+            return
+        handled = asyncio.ensure_future(self._handler(delivery.incoming))
+        self._tasks.add(handled)
+        handled.add_done_callback(partial(self._on_handled, delivery))
 
-    async def _take(self, link: Link, acks: Acks, lane: Lane, method: Any, properties: Any, body: bytes) -> None:
-        incoming = _incoming(lane, method, properties, body)
-        settlement: Settlement | None
-        try:
-            if self._taking:
-                settlement = await self._handler(incoming)
-            else:  # it came between the stop, or a hold, and the broker's word that it sends no more
-                await self._settling.wait()
-                settlement = untouched(incoming)
-        except Exception:
-            log.exception("event could not be handled")
+    def _on_handled(self, delivery: Delivery, handled: asyncio.Future[Settlement]) -> None:
+        """Acknowledge what is finished; all else takes longer than a moment, and a task of its own."""
+        abandoned = handled not in self._tasks
+        self._tasks.discard(handled)
+        if handled.cancelled():
+            return
+        error = handled.exception()
+        if error is not None:
+            log.error("event could not be handled", exc_info=error)
+        settlement = None if error is not None else handled.result()
+        if abandoned:
+            _tell(settlement, done=False)
+        elif isinstance(settlement, Ack) and self._settling.is_set():
+            delivery.answer(Answer.DONE)
+        else:
+            self._begin(self._settle(delivery, settlement), settlement)
+
+    def _begin(self, settling: Coroutine[Any, Any, None], settlement: Settlement | None) -> None:
+        task = asyncio.ensure_future(settling)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._on_settled, settlement))
+
+    def _on_settled(self, settlement: Settlement | None, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        _tell(settlement, done=False)  # it may have been cancelled before its first step; else this is the second word
+
+    async def _settle_once_at_rest(self, delivery: Delivery, settlement: Settlement) -> None:
+        await self._settling.wait()
+        await self._settle(delivery, settlement)
+
+    async def _settle(self, delivery: Delivery, settlement: Settlement | None) -> None:
+        """Carry out what a handler said; where it failed (None), let the event come again."""
+        incoming = delivery.incoming
+        if settlement is None:
             settlement = await _after_surprise(incoming)
-        answer = _Answer.FAILED if settlement is None else await self._carried_out(incoming, settlement)
+        answer = Answer.FAILED if settlement is None else await self._carried_out(incoming, settlement)
         if not self._settling.is_set():
             await self._settling.wait()
-        if link.lost.done() or not link.channel.is_open:  # the broker has taken the delivery back already
-            return
-        _give(link, acks, method.delivery_tag, answer)
+        delivery.answer(answer)
 
-    async def _carried_out(self, incoming: Incoming, settlement: Settlement) -> _Answer:
+    async def _carried_out(self, incoming: Incoming, settlement: Settlement) -> Answer:
         """Do what takes the event's place, and tell who waits for that."""
         if isinstance(settlement, Ack):
-            return _Answer.DONE
-        answer = _Answer.RETURNED
+            return Answer.DONE
+        answer = Answer.RETURNED
         try:
             answer = await self._moved_on(incoming, onward(incoming, settlement))
         finally:
-            settlement.told(answer is _Answer.DONE)
+            _tell(settlement, done=answer is Answer.DONE)
         return answer
 
-    async def _moved_on(self, incoming: Incoming, onward: Onward | None) -> _Answer:
+    async def _moved_on(self, incoming: Incoming, onward: Onward | None) -> Answer:
         """Publish what takes the event's place, if anything does."""
         if onward is None:
-            return _Answer.DONE
+            return Answer.DONE
         try:
             await self._publisher.publish(
                 "",
@@ -316,12 +329,12 @@ class Consumer:
             )
         except MessageTooLarge as error:
             log.error("event is set aside by the broker", meant_for=onward.queue, reason=str(error))  # noqa: TRY400 # no bug to trace
-            return _Answer.SET_ASIDE
+            return Answer.SET_ASIDE
         except (BrokerUnavailable, PublishRefused) as error:
             log.warning("could not move an event on: it goes back", queue=onward.queue, reason=str(error))
             await asyncio.sleep(_REFUSAL_PAUSE_S)
-            return _Answer.RETURNED
-        return _Answer.DONE
+            return Answer.RETURNED
+        return Answer.DONE
 
     async def _drain(self, link: Link) -> None:
         """Take nothing more, and let the tasks settle."""
@@ -332,31 +345,16 @@ class Consumer:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
     async def _abandon_tasks(self) -> None:
-        tasks = list(self._tasks)
+        tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _incoming(lane: Lane, method: Any, properties: pika.BasicProperties, body: bytes) -> Incoming:
-    return Incoming(
-        body=body,
-        content_type=properties.content_type,
-        headers=properties.headers or {},
-        lane=lane,
-        redelivered=bool(method.redelivered),
-    )
-
-
-def _give(link: Link, acks: Acks, tag: int, answer: _Answer) -> None:
-    if answer is _Answer.DONE:
-        acks.done(tag)
-        return
-    acks.settled_otherwise(tag)
-    if answer is _Answer.RETURNED:
-        link.channel.basic_nack(tag, requeue=True)
-    else:
-        link.channel.basic_reject(tag, requeue=answer is _Answer.FAILED)
+def _tell(settlement: Settlement | None, *, done: bool) -> None:
+    """Tell other copies of the event, who wait for it, whether this one has moved it on; the first word counts."""
+    if settlement is not None and not isinstance(settlement, Ack):
+        settlement.told(done)
 
 
 async def _after_surprise(incoming: Incoming) -> Park | None:

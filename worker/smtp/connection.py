@@ -58,7 +58,7 @@ class SmtpConnection(asyncio.Protocol):
         self._timeout_s, self._final_s = timeout_s, final_s
         self._shortest_s = min(timeout_s, DATA_S, IDLE_S, final_s)
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
+        self._moved_at = 0.0
         self._timed_out = False
         self._quitting = False
         self._farewell: SmtpReply | None = None
@@ -103,7 +103,7 @@ class SmtpConnection(asyncio.Protocol):
             self._outbox.write(buffers)
         if not took and self.usable:
             self._owner.available(self)
-        self._set_deadline()
+        self._restart_wait()
         if self.retiring:
             self._say_goodbye()
 
@@ -142,7 +142,7 @@ class SmtpConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The socket has taken a block."""
         self._outbox.resume()
-        self._set_deadline()
+        self._restart_wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Settle everything that is still under way."""
@@ -203,14 +203,11 @@ class SmtpConnection(asyncio.Protocol):
 
     # The one timer
 
-    def _set_deadline(self) -> None:
-        """Restart the wait for what is due next."""
-        if self._quitting:
-            return
-        now = self._loop.time()
-        self._deadline = now + self._limit()
-        if self._timer is None:
-            self._arm(min(self._deadline, now + self._shortest_s))
+    def _restart_wait(self) -> None:
+        """Begin the wait for what is due now; how long that may take is asked when the timer goes off."""
+        self._moved_at = self._loop.time()
+        if self._timer is None and not self._quitting:
+            self._arm(self._moved_at + self._shortest_s)
 
     def _limit(self) -> float:
         match self._engine.awaiting:
@@ -231,14 +228,14 @@ class SmtpConnection(asyncio.Protocol):
         self._timer = self._loop.call_at(at, self._on_timer)
 
     def _on_timer(self) -> None:
-        """Look whether the deadline has passed. It moves with every turn; the timer follows only here."""
+        """Look whether the wait is over. It begins anew with every turn; the timer follows only here."""
         self._timer = None
-        now = self._loop.time()
+        now, deadline = self._loop.time(), self._moved_at + self._limit()
         if self._quitting:
             self._transport.abort()
-        elif now < self._deadline:
+        elif now < deadline:
             # No limit is shorter than the shortest, so nothing that begins before then ends before it.
-            self._arm(min(self._deadline, now + self._shortest_s))
+            self._arm(min(deadline, now + self._shortest_s))
         elif self._engine.idle:
             self.retire()
         else:

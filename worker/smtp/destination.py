@@ -59,7 +59,7 @@ class Destination:
 
     def __init__(self, config: SmtpConfig, host: Host) -> None:
         """Start with nothing: no message, no connection, nothing learned."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()  # kept, for each look-up asks the kernel for the process's id
         self._host = host
         self.config = config
         self.waiting = Turns()
@@ -79,7 +79,7 @@ class Destination:
         self._refused_logins = 0
         self._limit = ConnectionLimit(config.max_connections)
         self._messages = MessageLimit()
-        now = self._loop.time()
+        now = self.loop.time()
         self._bucket = TokenBucket(config.rate_per_minute, now) if config.rate_per_minute else None
         self._blocked_until = 0.0
         self._alarm: asyncio.TimerHandle | None = None
@@ -102,19 +102,19 @@ class Destination:
 
         What could only repeat a login that was refused a moment ago has that refusal for its answer.
         """
-        while self.waiting and self._available and not self._blocked():
+        while self._available and self.waiting and not self._blocked():
             last = next(reversed(self._available))  # used last, so that the others grow old and end
-            chosen = next((each for each in reversed(self._available) if each.idle), last)
+            chosen = last if last.idle else next((each for each in reversed(self._available) if each.idle), last)
             del self._available[chosen]
             chosen.pull()
-        if self.waiting and self._refusal and self._only_repeats(self._loop.time()):
+        if self._refusal and self.waiting and self._only_repeats(self.loop.time()):
             self.fail(self._refusal)
 
     def dials_wanted(self) -> int:
         """Return how many connections to begin making now."""
         if len(self.waiting) <= self.dialling:
             return 0
-        now = self._loop.time()
+        now = self.loop.time()
         room = self._limit.allowed(now) - self.size
         if room <= 0 or self._blocked() or (now < self._no_dial_before and self._up):
             return 0
@@ -126,7 +126,7 @@ class Destination:
         usable = [each for each in self.connections if each.usable]
         if self.outdated and not self.waiting:
             return usable
-        too_many = len(usable) - self._limit.allowed(self._loop.time())
+        too_many = len(usable) - self._limit.allowed(self.loop.time())
         return sorted(usable, key=lambda each: not each.idle)[:too_many] if too_many > 0 else []
 
     def idle_connection(self) -> SmtpConnection | None:
@@ -160,7 +160,7 @@ class Destination:
     def dialled(self, connection: SmtpConnection) -> None:
         """Take a new connection and start it."""
         self.dialling -= 1
-        now = self._loop.time()
+        now = self.loop.time()
         self._dials_at_once = 2 * self._dials_at_once if self._proven(now) else 2
         self._dialled_at = now
         self._refusal, self._refused_logins = None, 0
@@ -171,7 +171,7 @@ class Destination:
         """Learn from it. Where nothing else is up or coming, it is the answer of everything that waits."""
         self.dialling -= 1
         self._dials_at_once = 1
-        now = self._loop.time()
+        now = self.loop.time()
         up = self._up
         if up and _too_many_connections(answer):
             self._limit.refused(up + self.dialling, now)  # those under way lower it further where they fail
@@ -201,12 +201,10 @@ class Destination:
 
     def next_job(self, connection: SmtpConnection) -> Job | None:
         """Return the message whose turn it is, if the limits allow one more now."""
-        if not self.waiting or self._blocked():
-            return None
-        job = self.waiting.popleft()
+        job = None if self._blocked() else self.waiting.popleft()
         if job is None:
             return None
-        if not self._has_token():
+        if self._bucket and not self._has_token(self._bucket):
             self.waiting.appendleft(job)
             return None
         self._available.pop(connection, None)
@@ -217,14 +215,15 @@ class Destination:
 
     def settled(self, connection: SmtpConnection, job: Job, answers: Mapping[str, Answer]) -> None:
         """Hand the answers to the sender, or put the message back where its connection was gone already."""
-        for answer in answers.values():
-            if answer.reply is None or answer.reply.code != _OK:
+        unwell = [answer for answer in answers.values() if answer.reply is None or answer.reply.code != _OK]
+        if unwell:
+            for answer in unwell:
                 self._learn(answer)
-        if not job.put_back and job.reused and _never_begun(answers):
-            job.put_back = True
-            self.waiting.appendleft(job)
-            return  # `ended` follows and has the pool look
-        if self._limit.pauses and any(answer.reply and answer.reply.code == _OK for answer in answers.values()):
+            if not job.put_back and job.reused and _never_begun(answers):
+                job.put_back = True
+                self.waiting.appendleft(job)
+                return  # `ended` follows and has the pool look
+        if self._limit.pauses and len(unwell) < len(answers):
             self._limit.accepted()
         if not job.answered.done():
             took_ms = (time.perf_counter() - job.began) * 1000
@@ -233,7 +232,7 @@ class Destination:
 
     def available(self, connection: SmtpConnection) -> None:
         """Remember a connection that found nothing to do, unless it is to end."""
-        if connection.idle and (self._host.crowded or (self.outdated and not self.waiting)):
+        if (self._host.crowded or (self.outdated and not self.waiting)) and connection.idle:
             connection.retire()
         else:
             self._available[connection] = None
@@ -242,7 +241,7 @@ class Destination:
         """Forget the connection, and remember after how many messages the server ended it."""
         self.connections.pop(connection, None)
         self._available.pop(connection, None)
-        soon = self._loop.time() - connection.finished_at < RIGHT_AFTER_S
+        soon = self.loop.time() - connection.finished_at < RIGHT_AFTER_S
         if farewell and farewell.code == CLOSING and connection.finished and soon and not connection.retiring:
             self._messages.closed_after(connection.finished)
         self._host.forget(connection)
@@ -262,23 +261,21 @@ class Destination:
 
     def _learn(self, answer: Answer) -> None:
         if decide(answer).outcome is Outcome.THROTTLED:
-            now = self._loop.time()
+            now = self.loop.time()
             self._limit.throttled(now)
             if self._limit.paused_until > now:
                 self._block_until(self._limit.paused_until)
-            self._loop.call_soon(self._host.tend, self)  # not in the middle of a connection's turn
+            self.loop.call_soon(self._host.tend, self)  # not in the middle of a connection's turn
 
-    def _has_token(self) -> bool:
-        if self._bucket is None:
-            return True
-        now = self._loop.time()
-        wait = self._bucket.take(now)
+    def _has_token(self, bucket: TokenBucket) -> bool:
+        now = self.loop.time()
+        wait = bucket.take(now)
         if wait:
             self._block_until(now + wait)
         return not wait
 
     def _blocked(self) -> bool:
-        return self._blocked_until > 0 and self._loop.time() < self._blocked_until
+        return self._blocked_until > 0 and self.loop.time() < self._blocked_until
 
     def _block_until(self, at: float) -> None:
         self._blocked_until = max(self._blocked_until, at)
@@ -291,11 +288,11 @@ class Destination:
             self._alarm.cancel()
         # Kept here, for a handle of uvloop that is due at once cannot be asked when.
         self._alarm_at = at
-        self._alarm = self._loop.call_at(at, self._wake)
+        self._alarm = self.loop.call_at(at, self._wake)
 
     def _wake(self) -> None:
         self._alarm = None
-        now = self._loop.time()
+        now = self.loop.time()
         later = [each for each in (self._blocked_until, self._no_dial_before) if each > now]
         if later:
             self._wake_at(min(later))

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import aiosmtplib
@@ -164,7 +164,7 @@ async def _masking(password: str) -> AsyncIterator[None]:
         if reply is None or password not in reply.text:
             raise
         masked = SmtpReply(reply.code, reply.text.replace(password, "[redacted]"))
-        raise DialFailed(replace(failed.answer, reply=masked)) from None
+        raise DialFailed(failed.answer._replace(reply=masked)) from None
 
 
 def _authenticate(

@@ -30,6 +30,9 @@ class Outbox:
 
     def write(self, buffers: list[bytes]) -> None:
         """Send the buffers in order, as far as the socket takes them now."""
+        if len(buffers) == 1 and len(buffers[0]) <= PIECE and not self._pieces and self._takes:
+            self._hand_over(buffers[0])  # nearly every mail
+            return
         for buffer in buffers:
             self.octets += len(buffer)
             if len(buffer) <= PIECE:
@@ -54,12 +57,18 @@ class Outbox:
         return self.octets + (self._transport.get_write_buffer_size() if self._counts else 0)
 
     def _flush(self) -> None:
-        transport = self._transport
-        while self._pieces and not self._paused and not transport.is_closing():
+        while self._pieces and self._takes:
             piece = self._pieces.popleft()  # before the write, which may call `resume`
             self.octets -= len(piece)
-            transport.write(piece)
-            if transport.is_closing():
-                # The transport writes at once where it can. One that closed over it wrote nothing of
-                # this piece: of a non-blocking socket, a write fails whole or not at all.
-                self.octets += len(piece)
+            self._hand_over(piece)
+
+    @property
+    def _takes(self) -> bool:
+        return not (self._paused or self._transport.is_closing())
+
+    def _hand_over(self, piece: memoryview | bytes) -> None:
+        self._transport.write(piece)
+        if self._transport.is_closing():
+            # The transport writes at once where it can. One that closed over it wrote nothing of
+            # this piece: of a non-blocking socket, a write fails whole or not at all.
+            self.octets += len(piece)

@@ -78,10 +78,22 @@ class SmtpPool:
 
         A caller that is cancelled takes its message back, unless a connection has it already.
         """
-        destination = self._destination(config)
+        destination, octets = self._destination(config), len(message.content)
+        guest = destination.guest
         destination.senders += 1
         try:
-            return await self._send(destination, envelope, message)
+            if not self._room.enters(guest, octets):
+                await self._room.wait(guest, octets)
+            job = Job(envelope, message, destination.loop.create_future())
+            try:
+                destination.waiting.append(job)
+                self._serve(destination)
+                return await job.answered
+            except asyncio.CancelledError:
+                destination.discard(job)
+                raise
+            finally:
+                self._room.leaves(guest, octets)
         finally:
             destination.senders -= 1
 
@@ -96,23 +108,6 @@ class SmtpPool:
         if farewells:
             await asyncio.wait(farewells, timeout=2 * QUIT_S)
         await asyncio.gather(*self._dials, return_exceptions=True)
-
-    async def _send(
-        self, destination: Destination, envelope: MailEnvelope, message: RenderedMessage
-    ) -> TransactionResult:
-        octets = len(message.content)
-        if not self._room.enters(destination.guest, octets):
-            await self._room.wait(destination.guest, octets)
-        job = Job(envelope, message, asyncio.get_running_loop().create_future())
-        try:
-            destination.waiting.append(job)
-            self._serve(destination)
-            return await job.answered
-        except asyncio.CancelledError:
-            destination.discard(job)
-            raise
-        finally:
-            self._room.leaves(destination.guest, octets)
 
     # Which destination
 

@@ -154,14 +154,17 @@ class _Probe:
         envelope = MailEnvelope(sender, () if recipient is None else (recipient,))
         self.timeline.begin(StageName.MAIL)
         self.timeline.note(StageName.MAIL, sender=self.timeline.clean(sender))
-        refused = commands.refused_locally(dialled.capabilities, envelope, _UNSENT, require_tls=self.config.require_tls)
+        offered, require_tls = dialled.capabilities, self.config.require_tls
+        utf8 = commands.needs_smtputf8(envelope, _UNSENT)
+        refused = commands.refused_locally(offered, _UNSENT, utf8=utf8, require_tls=require_tls)
         if refused:
             self.timeline.fail(refused)
             return False
-        return await self._stage(StageName.MAIL, dialogue, lambda: self._mail_line(dialled, envelope))
 
-    def _mail_line(self, dialled: Dialled, envelope: MailEnvelope) -> bytes:
-        return commands.mail_command(dialled.capabilities, envelope, _UNSENT, require_tls=self.config.require_tls)
+        def line() -> bytes:
+            return commands.mail_command(offered, sender, _UNSENT, utf8=utf8, require_tls=require_tls)
+
+        return await self._stage(StageName.MAIL, dialogue, line)
 
     async def _rcpt(self, dialogue: Dialogue, recipient: str | None) -> None:
         if recipient is None:

@@ -10,10 +10,11 @@ without a code. Three tolerances, all of which real servers need:
 - a code may stand alone, without the space (RFC 5321 section 4.2.1 tells clients to accept it);
 - a line may be 4,096 octets where the RFC says 512: wordy policy replies exceed it.
 
-Memory is bounded: one unfinished line and one unfinished reply are all that is ever kept.
+Memory is bounded: one unfinished line and one unfinished reply are all that is kept from one read to the next.
 """
 
-import re
+from collections import deque
+from functools import lru_cache
 
 from worker.delivery.ports import SmtpReply
 from worker.errors import PostboteError
@@ -21,7 +22,8 @@ from worker.errors import PostboteError
 MAX_LINE = 4096
 MAX_LINES = 128
 MAX_REPLY = 64 * 1024
-_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
+_CODES = {b"%d" % code: code for code in range(200, 600)}
+_SEPARATORS = (b" ", b"-", b"")
 _SHOWN = 40
 _INTERMEDIATE = 300
 _FAILURE = 400
@@ -45,54 +47,45 @@ class ReplyParser:
     After a RemoteProtocolError the parser has lost its place and must not be asked again.
     """
 
-    __slots__ = ("_buffer", "_code", "_lines", "_size", "_start")
+    __slots__ = ("_ahead", "_code", "_lines", "_size", "_unfinished")
 
     def __init__(self) -> None:
         """Start with nothing read."""
-        self._buffer = b""
-        self._start = 0
+        self._ahead: deque[bytes] = deque()  # lines without their LF
+        self._unfinished = b""
         self._code = 0
         self._lines: list[bytes] = []
         self._size = 0
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they came off the wire; call `next_reply` until it returns None."""
-        self._buffer = self._buffer[self._start :] + data
-        self._start = 0
+        *lines, self._unfinished = (self._unfinished + data).split(b"\n")
+        self._ahead += lines
 
     @property
     def unread(self) -> int:
         """How many octets have been fed and not been read as part of a reply."""
-        return len(self._buffer) - self._start
+        return sum(len(line) + 1 for line in self._ahead) + len(self._unfinished)
 
     def next_reply(self) -> SmtpReply | None:
         """Return the next whole reply, or None until more bytes come.
 
         Raises RemoteProtocolError where the bytes are not a reply.
         """
-        while (line := self._next_line()) is not None:
+        while self._ahead:
+            line = self._ahead.popleft()
+            _check_length(len(line) + 1)
+            if not self._lines and (reply := _alone(line)) is not None:  # nearly every reply: one line
+                return reply
             code, more, text = _split(line)
             if self._lines and code != self._code:
                 msg = f"one reply with two codes: {self._code} and {code}"
                 raise RemoteProtocolError(msg)
-            if not more and not self._lines:  # nearly every reply: one line
-                return SmtpReply(code, text.decode("utf-8", "replace"))
             self._collect(code, text)
             if not more:
                 return self._finish()
+        _check_length(len(self._unfinished))
         return None
-
-    def _next_line(self) -> bytes | None:
-        end = self._buffer.find(b"\n", self._start)
-        length = (len(self._buffer) if end < 0 else end + 1) - self._start
-        if length > MAX_LINE:
-            msg = f"a reply line longer than {MAX_LINE} octets"
-            raise RemoteProtocolError(msg)
-        if end < 0:
-            return None
-        line = self._buffer[self._start : end]
-        self._start = end + 1
-        return line[:-1] if line.endswith(b"\r") else line
 
     def _collect(self, code: int, text: bytes) -> None:
         self._code = code
@@ -109,10 +102,26 @@ class ReplyParser:
         return reply
 
 
-def _split(line: bytes) -> tuple[int, bool, bytes]:
-    match = _LINE.fullmatch(line)
-    if match is None:
-        msg = f"not an SMTP reply: {line[:_SHOWN]!r}"
+def _check_length(octets: int) -> None:
+    if octets > MAX_LINE:
+        msg = f"a reply line longer than {MAX_LINE} octets"
         raise RemoteProtocolError(msg)
-    code, separator, text = match.groups()
-    return int(code), separator == b"-", text or b""
+
+
+@lru_cache(maxsize=128)
+def _alone(line: bytes) -> SmtpReply | None:
+    """Return the reply that this line is, or None where further lines belong to it.
+
+    Remembered, for a server answers every MAIL, RCPT and DATA in the same words.
+    """
+    code, more, text = _split(line)
+    return None if more else SmtpReply(code, text.decode("utf-8", "replace"))
+
+
+def _split(line: bytes) -> tuple[int, bool, bytes]:
+    bare = line.removesuffix(b"\r")
+    code, separator = _CODES.get(bare[:3]), bare[3:4]
+    if code is None or separator not in _SEPARATORS:
+        msg = f"not an SMTP reply: {bare[:_SHOWN]!r}"
+        raise RemoteProtocolError(msg)
+    return code, separator == b"-", bare[4:]

@@ -33,11 +33,13 @@ class WaitingRoom:
 
     def enters(self, guest: Guest, octets: int) -> bool:
         """Let a message in and return True, or return False where there is no room."""
-        if not (_fits(self._all, self._max, octets) and _fits(guest, self._share, octets)):
+        everyone = self._all
+        if not (_fits(everyone, self._max, octets) and _fits(guest, self._share, octets)):
             return False
-        for each in (self._all, guest):
-            each.messages += 1
-            each.octets += octets
+        everyone.messages += 1
+        everyone.octets += octets
+        guest.messages += 1
+        guest.octets += octets
         return True
 
     async def wait(self, guest: Guest, octets: int) -> None:
@@ -53,9 +55,11 @@ class WaitingRoom:
 
     def leaves(self, guest: Guest, octets: int) -> None:
         """Take a message out, and let in who fits now."""
-        for each in (self._all, guest):
-            each.messages -= 1
-            each.octets -= octets
+        everyone = self._all
+        everyone.messages -= 1
+        everyone.octets -= octets
+        guest.messages -= 1
+        guest.octets -= octets
         if self._outside:
             self._let_in()
 

@@ -53,8 +53,7 @@ command at a time, and DATA is not even asked for when no recipient was accepted
 
 from collections import deque
 from collections.abc import Callable, Hashable
-from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from worker.delivery.ports import Answer, Fault, MailEnvelope, Phase, RenderedMessage, SmtpReply
 from worker.smtp import commands
@@ -65,6 +64,8 @@ from worker.smtp.under_way import Awaited, ConnectionClosing, Event, Finished, T
 
 __all__ = ["Capabilities", "ConnectionClosing", "Engine", "Event", "Finished", "LocalProtocolError"]
 
+# Members that every mail needs, by a name of their own: an enum's attribute is looked up by Python code.
+_MAIL, _RCPT, _DATA, _FINAL = Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.FINAL
 _CLOSING: Final = 421
 _GO_AHEAD: Final = 354
 _JOIN_UP_TO: Final = 64 * 1024  # one write for a usual mail; a large content is not copied again
@@ -91,6 +92,7 @@ class Engine:
         self._pipelining = capabilities.pipelining
         self._overlap = overlap and capabilities.pipelining
         self._chunking = chunking and capabilities.chunking
+        self._stepwise = self._chunking or not self._pipelining  # what follows RCPT waits for its reply
         self._require_tls = require_tls
         self._parser = ReplyParser()
         self._events: list[Event] = []
@@ -102,13 +104,14 @@ class Engine:
         self._opening: Transaction | None = None  # MAIL, RCPT, DATA
         self._ready: Transaction | None = None  # 354 is here, its content goes out next
         self._delivering: Transaction | None = None  # dot without a reply
-        self._closed = False
         self._quitting = False
+        self.closed = False
+        """True after ConnectionClosing, loss or timeout: the engine is spent."""
 
     @property
     def can_submit(self) -> bool:
         """True where a message submitted now would go out with the next `data_to_send`."""
-        if self._closed or self._quitting or self._submitted or self._opening:
+        if self.closed or self._quitting or self._submitted or self._opening:
             return False
         if self._overlap:
             return True
@@ -118,11 +121,6 @@ class Engine:
     def idle(self) -> bool:
         """True where no message is under way and no reply is due."""
         return not (self._awaited or self._submitted or self._ready)
-
-    @property
-    def closed(self) -> bool:
-        """True after ConnectionClosing, loss or timeout: the engine is spent."""
-        return self._closed
 
     @property
     def awaiting(self) -> Phase | None:
@@ -138,14 +136,18 @@ class Engine:
         if not self.can_submit:
             msg = "no message can be taken now"
             raise LocalProtocolError(msg)
-        recipients = tuple(dict.fromkeys(envelope.recipients))
+        recipients = envelope.recipients
+        if len(recipients) > 1:
+            recipients = tuple(dict.fromkeys(recipients))
         if not recipients:
             msg = "a message needs a recipient"
             raise LocalProtocolError(msg)
         commands.check_content(message.content)
-        mail = commands.mail_command(self._capabilities, envelope, message, require_tls=self._require_tls)
+        offered, require_tls = self._capabilities, self._require_tls
+        utf8 = commands.needs_smtputf8(envelope, message)
+        mail = commands.mail_command(offered, envelope.mail_from, message, utf8=utf8, require_tls=require_tls)
         transaction = Transaction(token, recipients, mail, message.content)
-        refusal = commands.refused_locally(self._capabilities, envelope, message, require_tls=self._require_tls)
+        refusal = commands.refused_locally(offered, message, utf8=utf8, require_tls=require_tls)
         if refusal:
             return [transaction.finished(refusal)]
         self._submitted = transaction
@@ -167,7 +169,7 @@ class Engine:
 
         From here on they count as sent, except what `connection_lost` takes back.
         """
-        if self._closed:
+        if self.closed:
             return []
         if self._ready:
             self._send_content(self._ready)
@@ -186,14 +188,23 @@ class Engine:
             unsent_bytes: how many of the bytes handed out still wait in this host, as in
                 `connection_lost`; a reply cannot answer a command among them.
         """
-        if self._closed:
+        if self.closed:
             return []  # what follows a 421 or garbage answers nobody
+        written = self._handed - unsent_bytes
         self._parser.feed(data)
         try:
-            while not self._closed and (reply := self._parser.next_reply()):
-                self._take(reply, self._handed - unsent_bytes)
+            while not self.closed and (reply := self._parser.next_reply()):
+                due = self._awaited[0] if self._awaited else None
+                if due is None or due.end > written:
+                    self._take_undue(due, reply, written)
+                elif reply.code == _CLOSING:
+                    self._close(due.transaction, Answer(due.phase, reply), written)
+                else:
+                    # Removed only afterwards: where the reply is garbage, the command is still without one.
+                    due.on_reply(due.transaction, reply)
+                    self._awaited.popleft()
         except RemoteProtocolError as error:
-            self._abandon(Fault.PROTOCOL, str(error), self._handed - unsent_bytes)
+            self._abandon(Fault.PROTOCOL, str(error), written)
             self._events.append(ConnectionClosing(str(error)))
         return self._drain()
 
@@ -211,14 +222,18 @@ class Engine:
         return self._end(Fault.TIMEOUT, "no reply in time", unsent_bytes)
 
     def _check_idle(self) -> None:
-        if self._closed or self._quitting or not self.idle:
+        if self.closed or self._quitting or not self.idle:
             msg = "only an idle connection can be reset or quit"
             raise LocalProtocolError(msg)
 
     # What goes out
 
     def _command(
-        self, phase: Phase, line: bytes, on_reply: Callable[[SmtpReply], None], transaction: Transaction | None = None
+        self,
+        phase: Phase,
+        line: bytes,
+        on_reply: Callable[[Any, SmtpReply], None],
+        transaction: Transaction | None = None,
     ) -> None:
         self._out.append(line)
         self._queued += len(line)
@@ -231,44 +246,34 @@ class Engine:
         if self._chunking and self._delivering:
             self._queue_reset()
         self._submitted, self._opening = None, transaction
-        self._command(Phase.MAIL, transaction.lines[0], partial(self._on_mail, transaction), transaction)
+        self._command(_MAIL, transaction.mail, self._on_mail, transaction)
         if not self._pipelining:
             return
-        for recipient, line in zip(transaction.recipients, transaction.lines[1:], strict=True):
-            self._command(Phase.RCPT, line, partial(self._on_rcpt, transaction, recipient), transaction)
+        for line in transaction.rcpts:
+            self._command(_RCPT, line, self._on_rcpt, transaction)
         if not self._chunking:
             self._send_data(transaction)
 
     def _send_data(self, transaction: Transaction) -> None:
-        self._command(Phase.DATA, commands.DATA, partial(self._on_data, transaction), transaction)
+        self._command(_DATA, commands.DATA, self._on_data, transaction)
 
     def _send_content(self, transaction: Transaction) -> None:
         content = transaction.content
         buffers = commands.last_chunk(content) if self._chunking else commands.dot_stuffed(content)
         self._ready = None
-        self._out += buffers[:-1]
-        self._queued += sum(map(len, buffers[:-1]))
+        for buffer in buffers[:-1]:
+            self._out.append(buffer)
+            self._queued += len(buffer)
         self._send_end(transaction, buffers[-1])
 
     def _send_end(self, transaction: Transaction, last: bytes) -> None:
         """Send the octets after which the server owes its word on the message."""
         self._delivering = transaction
-        self._command(Phase.FINAL, last, partial(self._on_final, transaction), transaction)
+        self._command(_FINAL, last, self._on_final, transaction)
         # The server cannot accept before it has the dot itself, or the last octet of the chunk.
         transaction.decisive_octet = self._queued - (1 if self._chunking else commands.DOT_TAIL)
 
     # What comes in
-
-    def _take(self, reply: SmtpReply, written: int) -> None:
-        due = self._awaited[0] if self._awaited else None
-        if due is None or due.end > written:
-            self._take_undue(due, reply, written)
-        elif reply.code == _CLOSING:
-            self._close(due.transaction, Answer(due.phase, reply), written)
-        else:
-            # Removed only afterwards: where the reply is garbage, the command is still without one.
-            due.on_reply(reply)
-            self._awaited.popleft()
 
     def _take_undue(self, due: Awaited | None, reply: SmtpReply, written: int) -> None:
         """Read a reply that no command asked for: a goodbye, or the end of trust."""
@@ -284,24 +289,25 @@ class Engine:
     def _on_mail(self, transaction: Transaction, reply: SmtpReply) -> None:
         if is_refusal(reply):
             transaction.refusal = Answer(Phase.MAIL, reply)
-        self._go_on(transaction, reply)
+        if self._stepwise:
+            self._go_on(transaction, reply)
 
-    def _on_rcpt(self, transaction: Transaction, recipient: str, reply: SmtpReply) -> None:
+    def _on_rcpt(self, transaction: Transaction, reply: SmtpReply) -> None:
         if is_refusal(reply):
-            transaction.refused[recipient] = Answer(Phase.RCPT, reply)
+            transaction.refuse_next(Answer(Phase.RCPT, reply))
         else:
             transaction.accepted += 1
-        self._go_on(transaction, reply)
+        if self._stepwise:
+            self._go_on(transaction, reply)
 
     def _go_on(self, transaction: Transaction, reply: SmtpReply) -> None:
         """Take the next step after MAIL or RCPT, where it is not on the wire already."""
-        if self._pipelining and (transaction.unanswered or not self._chunking):
+        if self._pipelining and transaction.unanswered:
             return
         if transaction.refusal or not (transaction.unanswered or transaction.accepted):
             self._give_up(transaction, Answer(Phase.RCPT, reply))
         elif transaction.unanswered:
-            recipient, line = transaction.next_rcpt
-            self._command(Phase.RCPT, line, partial(self._on_rcpt, transaction, recipient), transaction)
+            self._command(_RCPT, transaction.next_rcpt, self._on_rcpt, transaction)
         elif self._chunking:
             self._opening, self._ready = None, transaction
         else:
@@ -326,7 +332,7 @@ class Engine:
     def _on_final(self, transaction: Transaction, reply: SmtpReply) -> None:
         refused = is_refusal(reply)
         self._delivering = None
-        self._events.append(transaction.finished(Answer(Phase.FINAL, reply)))
+        self._events.append(transaction.finished(Answer(_FINAL, reply)))
         if self._chunking and refused and not self._opening:
             self._queue_reset()
 
@@ -336,13 +342,13 @@ class Engine:
         self._events.append(transaction.finished(answer))
         self._queue_reset()
 
-    def _on_reset(self, reply: SmtpReply) -> None:
+    def _on_reset(self, _: Transaction | None, reply: SmtpReply) -> None:
         if is_refusal(reply):
             msg = f"RSET was answered {reply.code}: the old transaction may still stand"
             raise RemoteProtocolError(msg)
 
-    def _on_quit(self, reply: SmtpReply) -> None:
-        self._closed = True
+    def _on_quit(self, _: Transaction | None, reply: SmtpReply) -> None:
+        self.closed = True
         self._events.append(ConnectionClosing("QUIT was answered", reply))
 
     # How it ends
@@ -371,7 +377,7 @@ class Engine:
         self._delivering = self._ready = self._opening = self._submitted = None
         self._awaited.clear()
         self._out.clear()
-        self._closed = True
+        self.closed = True
 
     def _reached(self, transaction: Transaction, written: int) -> Phase:
         if transaction is self._delivering:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+# Of the whole folder: a module that imports it starts a server of its own.
+from tests.services.opensearch_secured import secured_opensearch  # noqa: F401 # a fixture
 from worker.audit.opensearch import OpenSearchAudit
 from worker.audit.search import OpenSearchSearch
 from worker.delivery.ports import Document

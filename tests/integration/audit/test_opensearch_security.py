@@ -9,7 +9,7 @@ import pytest
 from schemas.audit_query import AuditQuery
 from schemas.audit_stats import By, StatsQuery
 from tests.integration.audit.security_site import Operator, settled
-from tests.services.opensearch_secured import WORM, secured_opensearch  # noqa: F401 # a fixture
+from tests.services.opensearch_secured import WORM
 from tests.unit.audit.audit_samples import audit_record
 from worker.audit.claims import OpenSearchClaims
 from worker.audit.create_only import enforce
@@ -26,7 +26,7 @@ CHANGED = {"outcome": "refused"}
 
 
 @pytest.fixture(scope="module")
-def operator(secured_opensearch):  # noqa: F811
+def operator(secured_opensearch):
     found = Operator(secured_opensearch)
     found.set_up()
     found.migrate()
@@ -247,7 +247,7 @@ async def test_the_reader_searches_pages_and_counts_and_changes_nothing(audit, o
     assert operator.stored(index, records[0].document_id)["outcome"] == "accepted"
 
 
-async def test_a_writer_that_may_not_install_templates_waits_for_them_and_says_what_to_do(secured_opensearch):  # noqa: F811
+async def test_a_writer_that_may_not_install_templates_waits_for_them_and_says_what_to_do(secured_opensearch):
     fresh = Operator(secured_opensearch)
     fresh.set_up()
     audit = OpenSearchAudit(**fresh.writing())

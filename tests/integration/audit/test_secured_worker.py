@@ -1,5 +1,6 @@
 """A whole worker and its API over TLS and the real security plugin, with a user for each thing, through every trouble."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import trustme
 from tests.integration.audit.security_site import Operator
 from tests.integration.audit.tls_relay import TlsRelay
 from tests.integration.conftest import Site
-from tests.services.opensearch_secured import Login, SecuredOpenSearch, secured_opensearch  # noqa: F401 # a fixture
+from tests.services.opensearch_secured import Login, SecuredOpenSearch
 from tests.support.access import request
 from tests.support.events import make_event
 from tests.support.process import Postbote
@@ -22,10 +23,12 @@ QUESTIONS = (
     "/v1/stats?&timefrom=now-1h",
 )
 OTHERS = "/v1/partners"
+SENT, LATER = "sent@example.com", "later@example.com"
+REFUSED = re.compile(r"no permissions|security_exception|does not allow|(?<![0-9.])403(?![0-9Z])")
 
 
 @pytest.fixture
-def operator(secured_opensearch: SecuredOpenSearch) -> Iterator[Operator]:  # noqa: F811
+def operator(secured_opensearch: SecuredOpenSearch) -> Iterator[Operator]:
     found = Operator(secured_opensearch)
     found.set_up()
     found.migrate()
@@ -34,7 +37,7 @@ def operator(secured_opensearch: SecuredOpenSearch) -> Iterator[Operator]:  # no
 
 
 @pytest.fixture
-def relay(secured_opensearch: SecuredOpenSearch) -> Iterator[TlsRelay]:  # noqa: F811
+def relay(secured_opensearch: SecuredOpenSearch) -> Iterator[TlsRelay]:
     with TlsRelay.running(secured_opensearch.host.port, str(secured_opensearch.ca_file)) as found:
         yield found
 
@@ -135,3 +138,34 @@ def test_questions_are_a_503_that_says_why_while_the_other_parts_go_on(
         assert ask(QUESTIONS[0])[0] == 200
         shown_nowhere(running, operator)
         assert running.terminate() == 0
+
+
+def writes_of_claims(operator: Operator) -> int:
+    """How often something was claimed or renewed; a claim itself goes with what it was for."""
+    found = operator.server.done("GET", f"/{operator.prefix}-claims/_stats/indexing")
+    return int(found["_all"]["primaries"]["indexing"]["index_total"])
+
+
+def test_a_killed_workers_event_is_looked_up_and_claimed_and_nobody_gets_a_second_mail(
+    operator: Operator, amqp_url: str, mailbox: Any, tmp_path: Path
+) -> None:
+    site = Site(amqp_url, operator.server.url, operator.prefix, tmp_path, env_extra=operator.three_users())
+    site.env_extra["POSTBOTE_RETRY_FIRST_WAIT_S"] = "20"
+    site.configure("controller", "localhost", mailbox.port_plain, "--tls", "none", "--from", "noreply@example.com")
+    mailbox.refuse(LATER, "450 4.2.0 Greylisted")
+    before = writes_of_claims(operator)  # a command had its turn
+    with site.worker() as first:
+        first.wait_for("consuming")
+        site.publish(make_event(SENT, LATER, id="taken-up"))
+        for outcome in ("accepted", "deferred"):
+            site.reader(first).wait_for(1, eventid="taken-up", outcome=outcome)
+        first.kill()
+    mailbox.refuse(LATER, None)
+    with site.worker() as second:
+        second.wait_for("consuming")
+        records = site.reader(second).wait_for(2, eventid="taken-up", outcome="accepted")
+        assert second.terminate() == 0
+    assert {record["recipient"]: record["possible_duplicate"] for record in records} == {SENT: False, LATER: True}
+    assert [len(mailbox.to(each)) for each in (SENT, LATER)] == [1, 1]
+    assert writes_of_claims(operator) > before, "the event was not claimed"
+    assert [line for running in (first, second) for line in running.lines if REFUSED.search(line)] == []

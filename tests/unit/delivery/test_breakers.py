@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -191,7 +190,7 @@ def test_one_that_opens_again_at_once_goes_on_with_its_backoff() -> None:
 
 
 def test_a_new_version_starts_closed_and_the_old_one_is_forgotten() -> None:
-    breakers, newer = steady(), replace(KEY, version=4)
+    breakers, newer = steady(), KEY._replace(version=4)
     opened(breakers)
     assert breakers.check(newer, T + 1) == Allowed()
     assert len(breakers) == 0
@@ -204,17 +203,17 @@ def test_a_new_version_starts_closed_and_the_old_one_is_forgotten() -> None:
 
 def test_an_old_versions_change_from_another_replica_is_not_taken() -> None:
     breakers, other = steady(), steady()
-    breakers.learned(replace(KEY, version=4), [WRONG_PASSWORD], T)
+    breakers.learned(KEY._replace(version=4), [WRONG_PASSWORD], T)
     assert not breakers.apply(opened(other, T + 5), T + 5)
-    assert breakers.apply(Change(replace(KEY, version=5), State.OPEN, T, 1, "x"), T + 5)
+    assert breakers.apply(Change(KEY._replace(version=5), State.OPEN, T, 1, "x"), T + 5)
 
 
 @pytest.mark.parametrize("other", [Scope(), Scope("acme"), Scope("acme", "qa"), Scope("other", "dev")])
 def test_one_tenants_fault_is_no_other_tenants(other) -> None:
     breakers = steady()
     opened(breakers)
-    assert breakers.check(replace(KEY, scope=other), T) == Allowed()
-    assert breakers.check(replace(KEY, name="second"), T) == Allowed()
+    assert breakers.check(KEY._replace(scope=other), T) == Allowed()
+    assert breakers.check(KEY._replace(name="second"), T) == Allowed()
 
 
 def test_a_key_is_made_of_the_record_that_an_event_resolved_to() -> None:
@@ -224,7 +223,7 @@ def test_a_key_is_made_of_the_record_that_an_event_resolved_to() -> None:
 
 def test_memory_is_bounded_and_the_longest_untouched_goes_first() -> None:
     breakers = Breakers(draw=lambda: 0.0, max_keys=3)
-    keys = [replace(KEY, name=f"n{n}") for n in range(5)]
+    keys = [KEY._replace(name=f"n{n}") for n in range(5)]
     for n, each in enumerate(keys):
         breakers.learned(each, [WRONG_PASSWORD], T + n)
         breakers.check(keys[0], T + n)
@@ -236,7 +235,7 @@ def test_memory_is_bounded_and_the_longest_untouched_goes_first() -> None:
 def test_mail_that_goes_through_costs_no_memory() -> None:
     breakers = steady()
     for n in range(100):
-        breakers.learned(replace(KEY, name=f"n{n}"), [ACCEPTED], T)
+        breakers.learned(KEY._replace(name=f"n{n}"), [ACCEPTED], T)
     assert len(breakers) == 0
 
 
@@ -300,13 +299,13 @@ def test_an_opening_of_an_hour_ago_is_probed_at_once_and_a_fresh_one_is_not() ->
     restarted = steady()
     restarted.apply(Change(KEY, State.OPEN, T - 3000, 4, "x"), T)
     assert isinstance(restarted.check(KEY, T), Probe)
-    restarted.apply(Change(replace(KEY, name="b"), State.OPEN, T - 1, 4, "x"), T)
-    assert isinstance(restarted.check(replace(KEY, name="b"), T), Waits)
+    restarted.apply(Change(KEY._replace(name="b"), State.OPEN, T - 1, 4, "x"), T)
+    assert isinstance(restarted.check(KEY._replace(name="b"), T), Waits)
 
 
 CHANGES = st.builds(
     Change,
-    key=st.sampled_from([replace(KEY, version=v) for v in (1, 2, 3)]),
+    key=st.sampled_from([KEY._replace(version=v) for v in (1, 2, 3)]),
     state=st.sampled_from(list(State)),
     at=st.sampled_from([T, T + 1, T + 2]),
     failures=st.integers(0, 4),

@@ -36,8 +36,10 @@ def channel() -> Channel:
     return Channel()
 
 
-async def rounds(count: int) -> None:
-    await asyncio.sleep(count * ROUND_S * 1.5)
+async def all_rounds(channel: Channel) -> None:
+    """Return once nothing is done that another round would acknowledge."""
+    while channel.acks._timer is not None:
+        await asyncio.sleep(ROUND_S)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ async def test_frames(channel: Channel, sentence, done, frames, left) -> None:
     channel.deliver(1, 2, 3, 4)
     for tag in done:
         channel.acks.done(tag)
-    await rounds(3)
+    await all_rounds(channel)
     assert (channel.frames, channel.unacked) == (frames, left), sentence
 
 
@@ -64,7 +66,7 @@ async def test_what_was_rejected_is_not_acknowledged_and_holds_nobody_up(channel
     channel.acks.settled_otherwise(1)
     channel.acks.done(2)
     channel.acks.done(3)
-    await rounds(2)
+    await all_rounds(channel)
     assert channel.frames == [(3, True)]
 
 
@@ -80,7 +82,7 @@ async def test_nothing_is_sent_on_a_channel_that_is_gone(channel: Channel) -> No
     channel.deliver(1, 2)
     channel.acks.done(1)
     channel.alive = False
-    await rounds(2)
+    await all_rounds(channel)
     channel.acks.flush()
     assert channel.frames == []
 

@@ -132,7 +132,7 @@ async def test_of_many_changes_of_one_record_the_last_is_told(stream, exchange) 
 
 
 async def test_a_thousand_records_go_in_messages_of_a_hundred(stream, exchange) -> None:
-    told = [replace(OPEN, key=replace(OPEN.key, name=f"n{n}")) for n in range(1000)]
+    told = [replace(OPEN, key=OPEN.key._replace(name=f"n{n}")) for n in range(1000)]
     for change in told:
         stream.share(change)
     while stream._pending:
@@ -152,7 +152,7 @@ async def test_no_more_than_so_many_messages_a_second_are_published(stream, exch
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("away"), PublishRefused("nack")])
 async def test_what_could_not_be_published_is_told_later_unless_something_newer_is(stream, exchange, error) -> None:
-    other = replace(OPEN, key=replace(OPEN.key, name="other"))
+    other = replace(OPEN, key=OPEN.key._replace(name="other"))
     exchange.refusing = error
     stream.share(OPEN)
     stream.share(other)
@@ -168,7 +168,7 @@ async def test_what_could_not_be_published_is_told_later_unless_something_newer_
 async def test_what_waits_for_the_broker_is_bounded(stream, monkeypatch) -> None:
     monkeypatch.setattr(breaker_stream, "MAX_KEYS", 50)
     for n in range(500):
-        stream.share(replace(OPEN, key=replace(OPEN.key, name=f"n{n}")))
+        stream.share(replace(OPEN, key=OPEN.key._replace(name=f"n{n}")))
     assert len(stream._pending) == 50
 
 

@@ -1,6 +1,5 @@
 """Where a settled event goes, as a table of values."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,7 +63,7 @@ def test_a_park_that_knows_no_progress_keeps_what_the_event_came_with() -> None:
 
 @pytest.mark.parametrize("attempt", ["forged", None, [1], 1.5])
 def test_an_attempt_that_is_no_number_is_parked_as_none(attempt: object) -> None:
-    parked = onward(replace(CAME, headers={ATTEMPT: attempt}), Park("invalid", "x"))
+    parked = onward(CAME._replace(headers={ATTEMPT: attempt}), Park("invalid", "x"))
     assert parked
     assert parked.headers[ATTEMPT] == 0
     assert parked.headers[FIRST_SEEN]
@@ -74,5 +73,5 @@ def test_an_attempt_that_is_no_number_is_parked_as_none(attempt: object) -> None
 def test_an_event_that_nobody_handled_keeps_its_progress_and_its_suspicion(
     redelivered: bool, suspicion: dict[str, int]
 ) -> None:
-    back = untouched(replace(CAME, redelivered=redelivered))
+    back = untouched(CAME._replace(redelivered=redelivered))
     assert back.headers == {ATTEMPT: 1, HOPS: 4, FIRST_SEEN: "then", **suspicion}
