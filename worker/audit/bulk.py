@@ -32,6 +32,8 @@ _ANSWER = {"filter_path": "errors,items.*.status,items.*.error.type,items.*.erro
 _MAX_REASON_CHARS = 500
 # Of a connection that died unnoticed, nothing is heard: the next bulk must not wait behind it for long.
 _BULK_TIMEOUT_S = 10.0
+# Their writers go on at once, and hundreds in one turn of the loop would keep replies unread meanwhile.
+_SETTLED_A_TURN = 50
 
 ItemAnswer = tuple[int, str]
 """An item's HTTP status, and the reason where it was refused."""
@@ -257,7 +259,7 @@ class BulkWriter:
         again = [(entry, answer) for entry, answer, verdict in verdicts if verdict is Verdict.AGAIN]
         if len(again) < len(verdicts):
             self._link.health.succeeded(took_records=True)
-        self.settle(entry for entry, _, verdict in verdicts if verdict is Verdict.DURABLE)
+        await self._settle_in_turns([entry for entry, _, verdict in verdicts if verdict is Verdict.DURABLE])
         for entry, (status, reason), verdict in verdicts:
             if verdict is Verdict.DEAD_LETTER:
                 self._bury(entry, f"{status} {reason}")
@@ -265,6 +267,12 @@ class BulkWriter:
             (status, reason) = again[0][1]
             self._try_again([entry for entry, _ in again], f"{status} {reason}", stuck=len(again) == len(verdicts))
         await self._settle_there([entry for entry, _, verdict in verdicts if verdict is Verdict.THERE_ALREADY])
+
+    async def _settle_in_turns(self, entries: Sequence[Entry]) -> None:
+        for start in range(0, len(entries), _SETTLED_A_TURN):
+            if start:
+                await asyncio.sleep(0)
+            self.settle(entries[start : start + _SETTLED_A_TURN])
 
     async def _settle_there(self, entries: Sequence[Entry]) -> None:
         """Settle what was there already; where something else is, ours is recorded beside it, or its absence is."""

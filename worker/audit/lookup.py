@@ -24,6 +24,8 @@ from worker.errors import AuditUnavailable
 _COALESCE_S = 0.002
 _BUSY_S = 0.02
 _MAX_IDS = 500
+# Whoever has an answer goes on at once, and hundreds in one turn of the loop would keep replies unread meanwhile.
+_ANSWERED_A_TURN = 50
 _NOBODYS = "0" * 40
 _DENIED = "security_exception"
 _PATIENCE_S = 2.0
@@ -170,7 +172,7 @@ class RecordLookup:
     async def _ask(self, batch: Sequence[_Asked]) -> bool:
         """Ask for a batch; whether every id of it was answered."""
         try:
-            unknown = self._note(batch, await self._link.request(self._call(batch)))
+            unknown = await self._note(batch, await self._link.request(self._call(batch)))
         except AuditUnavailable as error:
             self._link.health.failed(str(error))
             return False
@@ -197,7 +199,7 @@ class RecordLookup:
         # Nobody waits longer than the patience, and a connection that hangs is given up with them.
         return Call("POST", "/_mget", b'{"docs":[%b]}' % docs.encode(), _ANSWER, timeout_s=self._patience_s)
 
-    def _note(self, batch: Sequence[_Asked], answer: Any) -> str | None:
+    async def _note(self, batch: Sequence[_Asked], answer: Any) -> str | None:
         """Note what is known, and return why something is not; raises AuditUnavailable without an answer."""
         try:
             found = [_exists(doc) for doc in answer["docs"]]
@@ -206,7 +208,9 @@ class RecordLookup:
             msg = "OpenSearch's answer to a lookup cannot be read"
             raise AuditUnavailable(msg) from error
         unknown = None
-        for (question, document_id, _), *parts in answers:
+        for n, ((question, document_id, _), *parts) in enumerate(answers):
+            if n % _ANSWERED_A_TURN == 0 and n:
+                await asyncio.sleep(0)
             refused = [part for part in parts if isinstance(part, str)]
             if refused and True not in parts:
                 unknown = refused[0]

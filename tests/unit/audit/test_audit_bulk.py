@@ -1,6 +1,7 @@
 """Bulk writing against a transport that answers by script: each status, each failure, each limit."""
 
 import asyncio
+from collections import Counter
 from contextlib import asynccontextmanager
 
 import pytest
@@ -67,6 +68,22 @@ def test_an_item_is_judged_by_its_status(status, dead, verdict):
 )
 def test_what_is_no_fault_of_the_record_is_waited_for(status, reason, verdict):
     assert judge(status, reason, dead=False) is verdict
+
+
+async def test_few_writers_go_on_in_one_turn_of_the_loop():
+    turn, went_on = 0, []
+    async with writer_over(ScriptedTransport()) as writer:
+
+        async def write(number):
+            await writer.write([audit_record(number)])
+            went_on.append(turn)
+
+        writing = asyncio.gather(*map(write, range(200)))
+        while not writing.done():
+            turn += 1
+            await asyncio.sleep(0)
+    assert len(went_on) == 200
+    assert max(Counter(went_on).values()) <= 50
 
 
 async def test_records_of_many_writers_go_in_one_bulk_to_the_month_of_their_event():

@@ -1,6 +1,7 @@
 """Looking records up against a transport that answers by script."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -51,6 +52,21 @@ async def test_many_askers_share_one_request():
     answers = await asyncio.gather(*(lookup.recorded(ids_of(record)) for record in records))
     assert all(answers)
     assert len(transport.requests) == 1
+
+
+async def test_few_askers_go_on_in_one_turn_of_the_loop():
+    records = [audit_record(n) for n in range(200)]
+    lookup, turn, went_on = lookup_over(holding(*records)), 0, []
+
+    async def ask(record):
+        await lookup.recorded(ids_of(record))
+        went_on.append(turn)
+
+    asking = asyncio.gather(*(ask(record) for record in records))
+    while not asking.done():
+        turn += 1
+        await asyncio.sleep(0)
+    assert max(Counter(went_on).values()) <= 50
 
 
 async def test_more_than_five_hundred_ids_take_several_requests():
