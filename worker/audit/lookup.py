@@ -70,7 +70,7 @@ class RecordLookup:
         self._answered_at = -_BUSY_S
         self._asker: asyncio.Task[None] | None = None
         self._checker: asyncio.Task[None] | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.Handle | None = None
         self._closed = False
         self._month = DEAD_LETTER_MONTH  # what was asked for last: of an index that is not there, nothing is refused
 
@@ -134,12 +134,15 @@ class RecordLookup:
         return True
 
     def _expire(self) -> None:
-        """Fail whoever has waited long enough; one timer serves all, since all are equally patient."""
+        """Fail whoever has waited long enough, a few a turn; one timer serves all, since all are equally patient."""
         loop = asyncio.get_running_loop()
         due = [q for q in self._questions if not q.answer.done() and q.deadline <= loop.time()]
         reason = f"OpenSearch did not answer a lookup within {self._patience_s:g} s"
-        for question in due:
+        for question in due[:_ANSWERED_A_TURN]:
             question.answer.set_exception(AuditUnavailable(reason))
+        if len(due) > _ANSWERED_A_TURN:
+            self._alarm = loop.call_soon(self._expire)
+            return
         waiting = [question.deadline for question in self._questions if not question.answer.done()]
         self._alarm = loop.call_at(min(waiting), self._expire) if waiting else None
 
