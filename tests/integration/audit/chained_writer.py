@@ -37,10 +37,17 @@ class Telling(Journal):
                 print("journalled", chain["writer"], chain["seq"], flush=True)
 
 
+class Alone(OpenSearchAudit):
+    """OpenSearch without an outbox beside it: what is urgent has no other way."""
+
+    async def write_documents(self, documents: Sequence[Document], *, urgent: bool = False) -> None:
+        await super().write_documents(documents)
+
+
 async def live(folder: str, url: str, prefix: str, number: str) -> None:
     journal = Telling(Path(folder), worker_id=f"worker-{number}")
     await journal.open()
-    audit = OpenSearchAudit(url, index_prefix=prefix)
+    audit = Alone(url, index_prefix=prefix)
 
     trail = Trail(journal, audit, Chain(new_writer(f"worker-{number}")))
 
