@@ -21,7 +21,9 @@ _TELLING = re.compile(
     r"passw|secret|token|authorization|cookie|credential|api_?key|^(body|content|text|html|data)$", re.IGNORECASE
 )
 _USERINFO = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
-_MAX_VALUE_CHARS = 1000
+# What is longer keeps its ends: a traceback says at its end what went wrong, and before it where.
+_MAX_VALUE_CHARS = 2000
+_HEAD_CHARS = 500
 _REMOVED = "[removed]"
 
 
@@ -39,13 +41,19 @@ def _safe(value: Any) -> Any:
         case bytes() | bytearray() | memoryview():
             return f"[{len(value)} bytes]"
         case str():
-            return _USERINFO.sub(_REMOVED, value)[:_MAX_VALUE_CHARS]
+            return _shortened(_USERINFO.sub(_REMOVED, value))
         case dict():
             return {k: _REMOVED if _TELLING.search(str(k)) else _safe(v) for k, v in value.items()}
         case list() | tuple():
             return [_safe(v) for v in value]
         case _:
             return value
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _MAX_VALUE_CHARS:
+        return text
+    return f"{text[:_HEAD_CHARS]} [...] {text[_HEAD_CHARS - _MAX_VALUE_CHARS :]}"
 
 
 def without_mail_addresses(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

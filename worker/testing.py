@@ -15,6 +15,7 @@ from worker.delivery.claims import EventKey
 from worker.delivery.ports import (
     Answer,
     Fault,
+    Heard,
     MailEnvelope,
     Phase,
     RenderedMessage,
@@ -60,13 +61,18 @@ class FakeMailer:
     gate: asyncio.Event | None = None
     _left: dict[str, deque[Answer]] = field(default_factory=dict)
 
-    async def send(self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage) -> TransactionResult:
+    async def send(
+        self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage, heard: Heard | None = None
+    ) -> TransactionResult:
         """Record the transaction and answer every recipient; waits for `gate` where one is set."""
         self.sent.append(Sent(config, envelope, message))
         if self.gate is not None:
             await self.gate.wait()
         of_host = self._next(config.host, self.hosts)
-        return TransactionResult({r: of_host or self._next(r, self.scripts) or ACCEPT for r in envelope.recipients})
+        result = TransactionResult({r: of_host or self._next(r, self.scripts) or ACCEPT for r in envelope.recipients})
+        if heard is not None:
+            heard(result)
+        return result
 
     def _next(self, key: str, scripts: Mapping[str, Iterable[Answer]]) -> Answer | None:
         if key not in scripts:

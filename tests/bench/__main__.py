@@ -42,6 +42,7 @@ from tests.services.rabbitmq import Broker
 
 LONG = 30_000
 READING_HEAP = "2g"
+LEGS = ("smtp-sink", "starttls")
 PSEUDO = "smtp-source"
 TRIAL_BELOW = 1000
 OURS = (POSTBOTE, POSTBOTE_AUDITED, POSTBOTE_1000)
@@ -228,8 +229,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A handful of events is somebody trying the bench out, and is answered within a minute.
     trial = arguments.events < TRIAL_BELOW
     arguments.only = arguments.only or ",".join(TRIAL if trial else keys)
-    arguments.legs = arguments.legs or ("smtp-sink" if trial else "smtp-sink,starttls")
-    if unknown := set(arguments.only.split(",")) - set(keys):
+    arguments.legs = arguments.legs or ("smtp-sink" if trial else "both")
+    if arguments.legs == "both":
+        arguments.legs = ",".join(LEGS)
+    unknown = {*arguments.only.split(",")} - {*keys} | {*arguments.legs.split(",")} - {*LEGS, "none"}
+    if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     return run(arguments)
 

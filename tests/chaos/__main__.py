@@ -59,7 +59,7 @@ def run_all(chosen: Sequence[Scenario], arguments: argparse.Namespace) -> list[R
             print(
                 f"{time.strftime('%H:%M:%S')} {scenario.name}: {plan.events:,} events, {plan.steps} steps", flush=True
             )
-            shape = replace(scenario.shape, defect=arguments.defect)
+            shape = replace(scenario.shape, defect=arguments.defect, watch=arguments.watch)
             results.append(asyncio.run(run_scenario(shared, replace(scenario, shape=shape), plan)))
             report.write_json(results, report.BUILD / "chaos.json")
             report.write_stories(results, report.BUILD / "chaos-stories")
@@ -77,6 +77,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--window-ms", type=float, default=1000 * WINDOW_S, help="see docs/chaos.md")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep what the workers and the sink wrote")
     parser.add_argument("--defect", help="run workers with a deliberate defect: see tests/chaos/defective.py")
+    parser.add_argument("--watch", action="store_true", help="workers log long turns of their loops (in --logs)")
     return parser.parse_args(argv)
 
 

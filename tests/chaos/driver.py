@@ -17,7 +17,7 @@ from tests.chaos.world import Servers, World, open_world
 
 DRAIN_S = 90.0
 _PUBLISH_S = 120.0
-_STORIES = 10
+_STORIES = 6
 _THREADS = 48
 
 
@@ -61,6 +61,9 @@ class Result:
             "duplicated": len(found.duplicated),
             "unflagged_duplicates": len(found.unflagged),
             "lost_final_reply_window": len(found.lost_replies),
+            "read_but_not_noted": len(found.not_noted),
+            "oldest_unread_ms": round(1000 * found.oldest_unread_s),
+            "oldest_not_noted_ms": round(1000 * found.oldest_not_noted_s),
             "duplicated_after_repeated_publish": len(found.published_again),
             "disagreements": found.disagreements,
             "accepted_not_received": len(found.accepted_not_received),
@@ -149,5 +152,5 @@ def _count(world: World, scenario: Scenario, run: Run, drain_s: float, began: fl
         verdict=verdict,
         longest_stop_s=max(world.stops_s, default=0.0),
         overdue=tuple(world.overdue),
-        stories=tuple(tell(pair, evidence, world) for pair in verdict.offenders()[:_STORIES]),
+        stories=tuple(tell(pair, evidence, world) for pair in verdict.offenders(_STORIES)),
     )

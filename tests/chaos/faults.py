@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from tests.chaos.clock import SEEN_WITHIN_S
 from tests.chaos.count import SINK
 from tests.chaos.disk import fill, free
-from tests.chaos.processes import Worker
 from tests.chaos.proxy import Trouble
 from tests.chaos.queues import depths, resting
 from tests.chaos.sink import Cut
@@ -31,7 +30,7 @@ async def kill_worker(world: World) -> None:
     """SIGKILL to one worker at a random moment, and a start on the same disk."""
     worker = world.rng.choice(world.workers)
     await _moment(world)
-    await _kill(world, worker)
+    await world.kill_worker(worker)
     worker.start()
     if world.rng.random() < 0.8:  # else the next kill may come while it starts
         await asyncio.to_thread(worker.wait_ready, _READY_S)
@@ -57,9 +56,11 @@ async def restart_workers(world: World) -> None:
 async def freeze_worker(world: World) -> None:
     """SIGSTOP for some seconds: a machine that stalls."""
     worker = world.rng.choice(world.workers)
+    world.note(f"froze {worker.ehlo}")
     worker.send(signal.SIGSTOP)
     await asyncio.sleep(world.rng.uniform(1, 4))
     worker.send(signal.SIGCONT)
+    world.note(f"thawed {worker.ehlo}")
 
 
 async def kill_rabbitmq(world: World) -> None:
@@ -89,12 +90,14 @@ async def kill_sink(world: World) -> None:
 async def cut_connections(world: World) -> None:
     """Dialogues end at every phase, a few times each."""
     cuts = {cut.value: world.rng.randint(1, 3) for cut in Cut}
+    world.note("cuts")
     await _order(world, cut=cuts)
     await asyncio.sleep(2 * _MOMENT_S)
 
 
 async def slow_replies(world: World) -> None:
     """The server takes its time after each final dot."""
+    world.note("slow replies")
     await _order(world, delay_s=(0.2, 0.6))
     await asyncio.sleep(4 * _MOMENT_S)
     await _order(world, delay_s=USUAL_REPLY_S)
@@ -130,7 +133,7 @@ async def fill_disk(world: World) -> None:
     await asyncio.sleep(world.rng.uniform(1, 3))
     if world.rng.random() < 0.5:
         worker = world.rng.choice(world.workers)
-        await _kill(world, worker)
+        await world.kill_worker(worker)
         worker.start()
         await asyncio.sleep(1)
     free(world.disk)
@@ -157,12 +160,12 @@ async def stop_lanes(world: World) -> None:
     await world.kill(SINK, world.sink.kill)
     await asyncio.sleep(SPREAD_S + _MOMENT_S)
     for worker in world.workers:
-        await _kill(world, worker)
+        await world.kill_worker(worker)
         worker.start()
     await _until(lambda: resting(depths(world.servers.broker, world.amqp_url)) > world.made / 2, _TO_REST_S)
     world.note(f"before the outage: {await asyncio.to_thread(depths, world.servers.broker, world.amqp_url)}")
     for worker in world.workers:
-        await _kill(world, worker)
+        await world.kill_worker(worker)
     lanes = [f"{{'{world.vhost}_{topology.lane_queue(lane)}', node()}}" for lane in Lane]
     await _eval(world, [f"ra:stop_server(quorum_queues, {lane})" for lane in lanes])
     world.note("lanes are away")
@@ -183,10 +186,6 @@ async def _until(holds: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not await asyncio.to_thread(holds):
         await asyncio.sleep(_MOMENT_S)
-
-
-async def _kill(world: World, worker: Worker) -> None:
-    await world.kill(worker.ehlo, worker.kill)
 
 
 async def _revive(world: World) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.count import Kept
+from tests.chaos.sink import Ends
+from tests.chaos.sockets import stopped, unread
 from tests.services import sessions
 from tests.services.processes import free_port, listens, spawn, wait_until
 from tests.services.sessions import Process
 
 ROOT = Path(__file__).resolve().parents[2]
 SINK_PORTS = 4
+_STANDS_STILL_S = 5.0
+_TRIES = 200
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -91,6 +96,13 @@ class Worker:
         if self.process:
             self.process.kill()
 
+    def stop_running(self) -> None:
+        """SIGSTOP, until every thread of it stands still or it is gone."""
+        self.send(signal.SIGSTOP)
+        deadline = time.monotonic() + _STANDS_STILL_S
+        while self.process and not stopped(self.process.pid) and time.monotonic() < deadline:
+            time.sleep(0.001)
+
     def terminate(self, seconds: float) -> bool:
         """SIGTERM, and whether it ended in time; what is left after that is killed."""
         if self.process is None:
@@ -147,11 +159,33 @@ class Sink:
         if self.process:
             self.process.send(number)
 
-    def order(self, **orders: Any) -> None:
-        """Order cuts or slowness, see `tests.chaos.sink`; returns when they hold."""
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None and self.process.alive()
+
+    def order(self, **orders: Any) -> dict[Ends, tuple[str, int]]:
+        """Order cuts or slowness, see `tests.chaos.sink`; returns when they hold.
+
+        The answer: the name of each connection and how many octets were sent on it, by its ports.
+        """
         with socket.create_connection(("127.0.0.1", self.control), timeout=10) as connection:
             connection.sendall(json.dumps(orders).encode() + b"\n")
-            connection.recv(16)
+            answer = json.loads(connection.makefile("rb").readline())
+        return {(client, server): (link, sent) for client, server, link, sent in answer}
+
+    def read_by(self, pid: int) -> dict[str, int]:
+        """How many octets of each connection a process that stands still has read; what was sent and is not unread.
+
+        Both books are read until the sender's says the same before and after the receiver's.
+        """
+        sent, ports = {}, frozenset(self.ports)
+        for _ in range(_TRIES):
+            before, waiting = self.order(), unread(pid, ports)
+            after = self.order()
+            sent = {ends: after[ends] for ends in waiting if ends in after}
+            if all(before.get(ends) == after.get(ends) for ends in waiting):
+                break
+        return {link: octets - waiting[ends] for ends, (link, octets) in sent.items()}
 
     def counted(self) -> int:
         """How many mails it has kept, by reading only what was not read before."""
@@ -173,4 +207,5 @@ class Sink:
 
 
 def _kept(line: dict[str, Any]) -> Kept:
-    return Kept(line["id"], tuple(line["to"]), line["at"], line["ehlo"], line["replied"], line["sum"])
+    recipients, link, end = tuple(line["to"]), line["link"], line["end"]
+    return Kept(line["id"], recipients, line["at"], line["ehlo"], line["replied"], line["sum"], link, end)

@@ -100,7 +100,7 @@ class AuditProxy:
             return _hang_up(request)
 
     async def _partial(self, request: web.Request, body: bytes) -> web.StreamResponse:
-        """Forward some items of a bulk of creates, and answer for the others."""
+        """Forward some items of a bulk of creates or updates, two lines each, and answer for the others."""
         lines = body.splitlines(keepends=True)
         items = [lines[start : start + 2] for start in range(0, len(lines), 2)]
         refusals = [self._refuse(item) for item in items]
@@ -114,12 +114,12 @@ class AuditProxy:
         return _merged(refusals, answered)
 
     def _refuse(self, item: Sequence[bytes]) -> dict[str, Any] | None:
-        target = orjson.loads(item[0])["create"]
+        ((action, target),) = orjson.loads(item[0]).items()
         chance = self.rng.random()
-        if chance < _UNMAPPABLE_SHARE and not target["_index"].endswith("-deadletter"):
-            return _item(target, 400, "mapper_parsing_exception")
+        if chance < _UNMAPPABLE_SHARE and action == "create" and not target["_index"].endswith("-deadletter"):
+            return _item(action, target, 400, "mapper_parsing_exception")
         if chance < _REFUSED_SHARE:
-            return _item(target, self.rng.choice((429, 503)), "opensearch_rejected_execution_exception")
+            return _item(action, target, self.rng.choice((429, 503)), "opensearch_rejected_execution_exception")
         return None
 
 
@@ -129,9 +129,9 @@ def _merged(refusals: Sequence[dict[str, Any] | None], answered: Sequence[dict[s
     return web.json_response({"took": 1, "errors": True, "items": items})
 
 
-def _item(target: dict[str, str], status: int, kind: str) -> dict[str, Any]:
+def _item(action: str, target: dict[str, str], status: int, kind: str) -> dict[str, Any]:
     error = {"type": kind, "reason": "chaos"}
-    return {"create": {"_index": target["_index"], "_id": target["_id"], "status": status, "error": error}}
+    return {action: {"_index": target["_index"], "_id": target["_id"], "status": status, "error": error}}
 
 
 def _refusal(status: int, kind: str) -> web.Response:

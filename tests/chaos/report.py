@@ -17,6 +17,9 @@ _COLUMNS = {
     "duplicated": "duplicated",
     "unflagged_duplicates": "duplicated without\npossible_duplicate",
     "lost_final_reply_window": "final reply\nlost",
+    "oldest_unread_ms": "oldest\nms",
+    "read_but_not_noted": "read, not\nnoted",
+    "oldest_not_noted_ms": "oldest\nms",
     "duplicated_after_repeated_publish": "published\nagain",
     "accepted_not_received": "accepted, not\nreceived",
     "received_not_accepted": "received, not\naccepted",
@@ -36,14 +39,16 @@ def print_table(results: Sequence[Result]) -> None:
         row = result.to_json()
         style = "red" if result.red else None
         table.add_row(*(str(row[name]) for name in _COLUMNS), "RED" if result.red else "ok", style=style)
-    console = Console(width=180)
+    console = Console(width=220)
     console.print(table)
     kills = sum(result.worker_kills for result in results)
     duplicated = sum(len(result.verdict.duplicated) for result in results)
     rate = 1000 * duplicated / kills if kills else 0.0
     windows = sum(len(result.verdict.lost_replies) for result in results)
+    unnoted = sum(len(result.verdict.not_noted) for result in results)
     console.print(f"{rate:.1f} duplicates per 1,000 kills of a worker ({duplicated} after {kills}).")
-    console.print(f"{windows} second copies where the final reply was lost, counted at the SMTP server.")
+    console.print(f"{windows} second copies where the final reply was lost: withheld, unsent or unread in the socket.")
+    console.print(f"{unnoted} second copies whose final reply was read in the moment of the kill.")
 
 
 def write_json(results: Sequence[Result], file: Path) -> None:

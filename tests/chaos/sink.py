@@ -9,16 +9,21 @@ the client having heard of it is exactly the case that SMTP leaves open (RFC 532
 names the time-out after which a client must send again).
 
 Lines are JSON. A mail: `at` (CLOCK_MONOTONIC, the same in every process of a machine), `time`
-(wall clock), `id` (Message-ID), `to`, `ehlo`, `run` (this process), `replied` (false: the reply was
-withheld by a cut), `sum` (a hash of the content).
+(wall clock), `id` (Message-ID), `to`, `ehlo`, `replied` (false: the reply was withheld by a cut), `sum`
+(a hash of the content), `link` (the connection, over all lives of this server), `end` (where its reply
+ends, in octets that were sent on that connection).
 
 Cuts are ordered over the control port, one JSON object a line: `{"cut": {"mail": 3}}` ends the
 next three dialogues that reach MAIL; `{"delay_s": [0.0, 0.2]}` answers each final dot so much later.
+Each is answered with how much was sent on every connection, or the last one between the same ports, open or
+not: client's port, server's port, link, octets: `[[40112, 2525, "1234-7", 310]]`.
 """
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -34,6 +39,8 @@ import uvloop
 END = b"\r\n.\r\n"
 _MESSAGE_ID = re.compile(rb"^Message-ID:\s*(<[^>]*>)", re.IGNORECASE | re.MULTILINE)
 _HEAD_OCTETS = 8192
+Ends = tuple[int, int]
+"""The ports of a connection: the client's, the server's."""
 OK = b"250 2.0.0 Ok\r\n"
 
 
@@ -78,17 +85,14 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    def keep(self, content: bytes, recipients: list[str], ehlo: str, *, replied: bool) -> None:
+    def keep(self, content: bytes, **told: Any) -> None:
         """Write one mail's line; it is the kernel's, and safe from our own death, when this returns."""
         found = _MESSAGE_ID.search(content[:_HEAD_OCTETS])
         line = {
             "at": time.monotonic(),
             "time": time.time(),
             "id": found[1].decode() if found else "",
-            "to": recipients,
-            "ehlo": ehlo,
-            "run": os.getpid(),
-            "replied": replied,
+            **told,
             "sum": hashlib.blake2b(content, digest_size=8).hexdigest(),
         }
         os.write(self._file, json.dumps(line).encode() + b"\n")
@@ -97,9 +101,14 @@ class Log:
 class Session(asyncio.Protocol):
     """One client's dialogue; replies to a batch of pipelined commands leave in one write."""
 
-    def __init__(self, orders: Orders, log: Log) -> None:
+    _serials = itertools.count()
+
+    def __init__(self, orders: Orders, log: Log, sessions: dict[Ends, "Session"]) -> None:
         self._orders = orders
         self._log = log
+        self._sessions = sessions
+        self.link = f"{os.getpid()}-{next(self._serials)}"
+        self.sent = 0
         self._buffer = bytearray()
         self._replies = bytearray()
         self._recipients: list[str] = []
@@ -109,10 +118,14 @@ class Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class
+        ends = transport.get_extra_info("peername")[1], transport.get_extra_info("sockname")[1]
+        self._sessions[ends] = self
+        self._descriptor: int = transport.get_extra_info("socket").fileno()
         if self._orders.take(Cut.CONNECT):
             self._end()
         else:
-            self._transport.write(b"220 chaos ESMTP\r\n")
+            self._replies += b"220 chaos ESMTP\r\n"
+            self._flush()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -125,8 +138,10 @@ class Session(asyncio.Protocol):
         self._flush()
 
     def _flush(self) -> None:
+        """Hand the replies to the kernel, not to the transport: it keeps them for a turn, and forgets them in `abort`."""
         if self._replies and not self._transport.is_closing():
-            self._transport.write(bytes(self._replies))
+            with contextlib.suppress(OSError):  # the client is gone; the transport will notice
+                self.sent += os.write(self._descriptor, self._replies)
         self._replies.clear()
 
     def _end(self) -> None:
@@ -175,7 +190,8 @@ class Session(asyncio.Protocol):
             self._end()
             return
         replied = not self._orders.take(Cut.KEPT) and not self._transport.is_closing()
-        self._log.keep(content, recipients, self._ehlo, replied=replied)
+        end = self.sent + len(self._replies) + len(OK)
+        self._log.keep(content, to=recipients, ehlo=self._ehlo, replied=replied, link=self.link, end=end)
         if not replied:
             self._end()
             return
@@ -215,15 +231,17 @@ class Session(asyncio.Protocol):
 async def serve(log_file: Path, control: int, ports: list[int]) -> None:
     """Serve on loopback until SIGTERM; the control port opens last, so whoever reaches it reaches all."""
     orders, log, stop = Orders(), Log(log_file), asyncio.Event()
+    sessions: dict[Ends, Session] = {}
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     for port in ports:
-        await loop.create_server(lambda: Session(orders, log), "127.0.0.1", port, backlog=500)
+        await loop.create_server(lambda: Session(orders, log, sessions), "127.0.0.1", port, backlog=500)
 
     async def controlled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
             orders.obey(line)
-            writer.write(b"ok\n")
+            sent = [[*ends, session.link, session.sent] for ends, session in sessions.items()]
+            writer.write(json.dumps(sent).encode() + b"\n")
         writer.close()
 
     await asyncio.start_server(controlled, "127.0.0.1", control)

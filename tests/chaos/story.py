@@ -1,7 +1,9 @@
 """What happened to one recipient of one event, from every side, for whoever has to find out why."""
 
+import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from tests.chaos.count import Evidence, Pair
@@ -41,6 +43,7 @@ def keep_logs(world: World, folder: Path) -> None:
     """Copy what the workers and the sink wrote, and what was done, to where it outlives the session."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "notes").write_text("\n".join(world.notes) + "\n")
+    (folder / "kills.json").write_text("\n".join(json.dumps(asdict(kill)) for kill in world.kills) + "\n")
     for worker in world.workers:
         shutil.copy(worker.log, folder / f"{worker.name}.log")
     shutil.copy(world.sink.log, folder / "sink.log")

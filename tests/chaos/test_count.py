@@ -9,11 +9,12 @@ from tests.chaos.count import SINK, Evidence, Kept, Kill, Published, judge
 
 EVENT = Published("e1", "org01", ("r@x.example",), "<m1@x.example>")
 PAIR = ("e1", "r@x.example")
-WORKER = "worker-0.chaos.example.com"
+WORKER, LINK = "worker-0.chaos.example.com", "1-1"
 
 
 def kept(at: float, *, replied: bool = True, message_id: str = EVENT.message_id, content: str = "c") -> Kept:
-    return Kept(message_id, EVENT.recipients, at, WORKER, replied, content)
+    """A mail whose reply is octets 87 to 100 of its connection."""
+    return Kept(message_id, EVENT.recipients, at, WORKER, replied, content, LINK, 100)
 
 
 def record(outcome: str, *, flagged: bool = False) -> dict[str, Any]:
@@ -76,12 +77,71 @@ CASES = [
         red=False,
     ),
     Case(
-        "twice and flagged, the reader killed just after the first reply: excused",
+        "twice and flagged, the first reply unread in the killed worker's socket: excused, however old it was",
         (kept(1), kept(9)),
         (FLAGGED,),
-        kills=(Kill(WORKER, 1.2, 1.25),),
+        kills=(Kill(WORKER, 4.0, 4.1, {LINK: 99}),),
         counts={"lost_replies": 1},
         red=False,
+    ),
+    Case(
+        "twice and flagged, the first reply sent when the worker ran no more: excused",
+        (kept(1.05), kept(9)),
+        (FLAGGED,),
+        kills=(Kill(WORKER, 1.0, 1.1),),
+        counts={"lost_replies": 1},
+        red=False,
+    ),
+    Case(
+        "twice and flagged, the first reply read just before the kill: excused, and counted apart",
+        (kept(1), kept(9)),
+        (FLAGGED,),
+        kills=(Kill(WORKER, 1.02, 1.1, {LINK: 100}),),
+        counts={"not_noted": 1},
+        red=False,
+    ),
+    Case(
+        "twice and flagged, the first reply read well before the kill: it should have been on the disk",
+        (kept(1), kept(9)),
+        (FLAGGED,),
+        kills=(Kill(WORKER, 1.2, 1.25, {LINK: 100}),),
+        counts={"duplicated": 1},
+    ),
+    Case(
+        "twice and flagged, the first reply read by a worker that had no core since: excused, and counted apart",
+        (kept(1), kept(9)),
+        (FLAGGED,),
+        kills=(Kill(WORKER, 1.9, 2.0, {LINK: 100}, ((0.9, 5.0), (1.0, 5.04), (1.9, 5.06))),),
+        counts={"not_noted": 1},
+        red=False,
+    ),
+    Case(
+        "twice and flagged, the first reply read by a worker that has run for long since",
+        (kept(1), kept(9)),
+        (FLAGGED,),
+        kills=(Kill(WORKER, 1.9, 2.0, {LINK: 100}, ((0.9, 5.0), (1.0, 5.04), (1.9, 5.15))),),
+        counts={"duplicated": 1},
+    ),
+    Case(
+        "twice and flagged, the first reply read long ago by a worker that hardly ran of late",
+        (kept(1), kept(9)),
+        (FLAGGED,),
+        kills=(Kill(WORKER, 7.9, 8.0, {LINK: 100}, ((3.0, 5.0), (7.9, 5.01))),),
+        counts={"duplicated": 1},
+    ),
+    Case(
+        "what another connection left unread excuses nothing",
+        (kept(1), kept(9)),
+        (FLAGGED,),
+        kills=(Kill(WORKER, 1.2, 1.25, {"1-2": 0}),),
+        counts={"duplicated": 1},
+    ),
+    Case(
+        "three mails, of which one reply was unread and one was read in time",
+        (kept(1), kept(4), kept(9)),
+        (FLAGGED,),
+        kills=(Kill(WORKER, 1.2, 1.25, {LINK: 99}), Kill(WORKER, 6.0, 6.1, {LINK: 100})),
+        counts={"duplicated": 1},
     ),
     Case(
         "twice and flagged, the server killed just after the first reply: excused",
@@ -132,6 +192,7 @@ COUNTED = (
     "duplicated",
     "unflagged",
     "lost_replies",
+    "not_noted",
     "accepted_not_received",
     "received_not_accepted",
     "published_again",

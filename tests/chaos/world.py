@@ -18,6 +18,7 @@ from tests.chaos.events import make_events, store_records
 from tests.chaos.processes import Sink, Worker
 from tests.chaos.proxy import AuditProxy
 from tests.chaos.publishing import Publishing
+from tests.chaos.pulse import Pulse
 from tests.chaos.queues import depths, take_all, unsettled
 from tests.services import sessions
 from tests.services.opensearch import OpenSearchServer
@@ -42,12 +43,13 @@ class Servers:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a scenario's workers are like; `defect` names one of `tests.chaos.defective`."""
+    """What a scenario's workers are like; `defect` names one of `tests.chaos.defective`, `watch`: see `watched`."""
 
     workers: int = 2
     small_disks: bool = False
     moved_clock: bool = False
     defect: str | None = None
+    watch: bool = False
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -67,6 +69,7 @@ class World:
     workers: Sequence[Worker]
     disk: Path | None
     clock: Clock
+    pulse: Pulse
     kills: list[Kill] = field(default_factory=list)
     made: int = 0
     notes: list[str] = field(default_factory=list)
@@ -90,6 +93,22 @@ class World:
         await asyncio.to_thread(kill)
         self.kills.append(Kill(what, began, time.monotonic()))
         self.note(f"killed {what}")
+
+    async def kill_worker(self, worker: Worker) -> None:
+        """SIGKILL a worker that was stopped a moment before, so that what it had read can be looked up.
+
+        Between the two signals it does nothing: to its disk and its queues it is as if it had been killed at once.
+        """
+        await asyncio.to_thread(worker.stop_running)
+        began = time.monotonic()
+        read = await asyncio.to_thread(self._read_by, worker)
+        run = self.pulse.last_run(worker.pid)
+        await asyncio.to_thread(worker.kill)
+        self.kills.append(Kill(worker.ehlo, began, time.monotonic(), read, run))
+        self.note(f"killed {worker.ehlo}, which ran until {began:.3f}")
+
+    def _read_by(self, worker: Worker) -> dict[str, int]:
+        return self.sink.read_by(worker.pid) if worker.alive() and self.sink.alive() else {}
 
     def note(self, what: str) -> None:
         """Remember what was done, with the time that the sink's log uses."""
@@ -151,7 +170,7 @@ async def open_world(servers: Servers, name: str, shape: Shape, rng: random.Rand
         stack.callback(sink.kill)
         env = await _environment(folder, sink, amqp_url, proxy.url, prefix)
         env |= shape.env | (clock.environment() if shape.moved_clock else {})
-        workers = [_worker(f"worker-{n}", folder, disk, env, shape.defect) for n in range(shape.workers)]
+        workers = [_worker(f"worker-{n}", folder, disk, env, shape) for n in range(shape.workers)]
         publishing = Publishing(amqp_url)
         stack.push_async_callback(publishing.close)
         for worker in workers:
@@ -159,7 +178,10 @@ async def open_world(servers: Servers, name: str, shape: Shape, rng: random.Rand
             worker.start()
         await asyncio.gather(*(asyncio.to_thread(worker.wait_ready) for worker in workers))
         await publishing.start()
-        yield World(servers, amqp_url, prefix, folder, run, rng, sink, proxy, publishing, workers, disk, clock)
+        pulse = Pulse(workers)
+        pulse.start()
+        stack.callback(pulse.stop)
+        yield World(servers, amqp_url, prefix, folder, run, rng, sink, proxy, publishing, workers, disk, clock, pulse)
 
 
 async def _environment(folder: Path, sink: Sink, amqp_url: str, opensearch_url: str, prefix: str) -> dict[str, str]:
@@ -181,6 +203,11 @@ async def _environment(folder: Path, sink: Sink, amqp_url: str, opensearch_url: 
     }
 
 
-def _worker(name: str, folder: Path, disk: Path | None, env: dict[str, str], defect: str | None) -> Worker:
-    command = ("worker.cli", "worker") if defect is None else ("tests.chaos.defective", defect, "worker")
-    return Worker(name, folder / name, (disk or folder) / f"{name}-journal", env, command)
+def _worker(name: str, folder: Path, disk: Path | None, env: dict[str, str], shape: Shape) -> Worker:
+    return Worker(name, folder / name, (disk or folder) / f"{name}-journal", env, _command(shape))
+
+
+def _command(shape: Shape) -> tuple[str, ...]:
+    if shape.defect is not None:
+        return ("tests.chaos.defective", shape.defect, "worker")
+    return ("tests.chaos.watched" if shape.watch else "worker.cli", "worker")

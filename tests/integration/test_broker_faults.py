@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import uvloop
+from pika.adapters.utils.io_services_utils import _AsyncTransportBase
 
 from tests.integration.conftest import Site
 from tests.integration.test_rabbit import drained
@@ -211,6 +213,36 @@ async def test_a_channel_closed_under_the_publisher_is_an_error_at_its_caller_an
             await worker.publisher.publish("no.such.exchange", "k", b"x", content_type=None, headers={})
         await submit(worker.publisher, mail("a@x.test"))
         await until(lambda: len(worker.accepted()) == 1)
+
+
+def test_a_broker_that_is_killed_with_deliveries_on_their_way_is_missed_at_once(
+    rabbitmq: Broker, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As small as this, so that what one call of pika's leaves unread is sure to be something.
+    monkeypatch.setattr(_AsyncTransportBase, "_MAX_CONSUME_BYTES", 4096)
+
+    async def lost_s() -> float:
+        link = await open_link(amqp_url, "t")
+        await link.call(link.channel.queue_declare, "burst")
+        for _ in range(500):
+            link.channel.basic_publish("", "burst", bytes(2000))
+        killed: list[float] = []
+
+        def kill_at_the_first(*_: object) -> None:
+            if not killed:
+                rabbitmq.kill()  # in the turn of the loop itself: the rest waits in the socket
+                killed.append(time.monotonic())
+
+        await link.call(link.channel.basic_consume, "burst", kill_at_the_first, auto_ack=True)
+        await link.lost
+        return time.monotonic() - killed[0]
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            seconds = runner.run(asyncio.wait_for(lost_s(), 20))
+    finally:
+        rabbitmq.start()
+    assert seconds < 2
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from tests.integration.conftest import Site
 from tests.services.rabbit_cluster import Cluster, cluster
 from tests.services.smtp_sink import SmtpSink
 from tests.support.local_worker import LocalWorker, local_worker, mail, submit_surely, until
-from worker.delivery.ports import Lane, MailEnvelope, RenderedMessage, Tier, TransactionResult
+from worker.delivery.ports import Heard, Lane, MailEnvelope, RenderedMessage, Tier, TransactionResult
 from worker.rabbit import topology
 from worker.rabbit.publisher import Publisher
 from worker.testing import FakeMailer, MemoryAudit
@@ -59,9 +59,11 @@ def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 class SlowMailer(FakeMailer):
     """Takes its time, so that much is in hand at any moment."""
 
-    async def send(self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage) -> TransactionResult:
+    async def send(
+        self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage, heard: Heard | None = None
+    ) -> TransactionResult:
         await asyncio.sleep(0.1)
-        return await super().send(config, envelope, message)
+        return await super().send(config, envelope, message, heard)
 
 
 async def submit_all(publisher: Publisher, recipients: list[str]) -> None:

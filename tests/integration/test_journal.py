@@ -17,6 +17,7 @@ from worker.journal.journal import Journal
 from worker.journal.left_behind import ship_left_behind
 
 DOCUMENT = b"x" * 1000
+ALL = [f"entry-{n}" for n in range(4000)]
 
 
 def mounted(folder: Path, options: str) -> Iterator[Path]:
@@ -36,13 +37,13 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """One MiB."""
-    yield from mounted(tmp_path / "small", "size=1m")
+    """Two MiB beside what is mapped ahead of the file."""
+    yield from mounted(tmp_path / "small", "size=3m")
 
 
 @pytest.fixture
 def read_only_disk(tmp_path: Path) -> Iterator[Path]:
-    yield from mounted(tmp_path / "ro", "size=1m,ro")
+    yield from mounted(tmp_path / "ro", "size=2m,ro")
 
 
 def entries(start: int, count: int = 20) -> list[JournalEntry]:
@@ -54,7 +55,7 @@ async def append_until_full(journal: Journal) -> set[str]:
     kept: set[str] = set()
 
     async def append_all() -> None:
-        for start in range(0, 4000, 20):
+        for start in range(0, len(ALL), 20):
             await journal.append(entries(start))
             kept.update(each.document_id for each in entries(start))
 
@@ -80,12 +81,13 @@ async def test_a_full_disk_is_told_and_loses_nothing_that_was_committed(small_di
     """DESIGN section 6, number 1."""
     folder = small_disk / "journals"
     ballast = small_disk / "ballast"
-    ballast.write_bytes(b"b" * 300_000)
+    ballast.write_bytes(b"b" * 1_200_000)
     journal = Journal(folder, worker_id="w", reserve_octets=RESERVE_OCTETS)
     await journal.open()
     kept = await append_until_full(journal)
     assert journal.failing.startswith("journal: disk is full: ")
-    assert journal.holds(kept | {f"entry-{n}" for n in range(4000)}) == kept
+    held = journal.holds(ALL)
+    assert held >= kept
     waiting = asyncio.create_task(journal.writable())
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
@@ -96,7 +98,7 @@ async def test_a_full_disk_is_told_and_loses_nothing_that_was_committed(small_di
     assert journal.failing is None
     await journal.append(entries(5000))
     await journal.close()
-    assert await shipped_from(folder) == kept | {each.document_id for each in entries(5000)}
+    assert await shipped_from(folder) == held | {each.document_id for each in entries(5000)}
 
 
 async def test_a_disk_that_the_journal_itself_has_filled_is_free_once_all_is_forgotten(small_disk):
@@ -104,7 +106,7 @@ async def test_a_disk_that_the_journal_itself_has_filled_is_free_once_all_is_for
     await journal.open()
     kept = await append_until_full(journal)
     assert len(kept) >= 200
-    journal.forget(kept)
+    journal.forget(ALL)
     async with asyncio.timeout(5):
         await journal.writable()
     await journal.append(entries(5000))
@@ -120,7 +122,7 @@ async def test_a_worker_that_starts_on_a_full_disk_ships_what_was_left_behind(sm
     await dead.close()
     (small_disk / "ballast").write_bytes(b"")
     with pytest.raises(OSError, match="No space left"):
-        (small_disk / "ballast").write_bytes(b"b" * 1_100_000)
+        (small_disk / "ballast").write_bytes(b"b" * 3_200_000)
     journal = Journal(folder, worker_id="starting", reserve_octets=RESERVE_OCTETS)
     await journal.open()
     assert journal.failing.startswith("journal: disk is full: ")
@@ -130,7 +132,7 @@ async def test_a_worker_that_starts_on_a_full_disk_ships_what_was_left_behind(sm
         found.update(each.document_id for each in batch)
 
     await ship_left_behind(journal, ship)
-    assert found == kept
+    assert found >= kept  # and what found no room: it was noted in mapped memory before that
     async with asyncio.timeout(5):
         await journal.writable()
     await journal.append(entries(0))
@@ -148,7 +150,8 @@ async def test_what_is_under_way_when_the_disk_fills_up_is_kept_and_shipped_from
     fill(small_disk)
     await journal.append(entries(100))
     await journal.append(entries(200))
-    assert journal.failing == "journal: disk is full: its reserve is used for what is under way"
+    async with asyncio.timeout(5):
+        assert await journal.fails() == "journal: disk is full: its reserve is used for what is under way"
     await journal.close()
     under_way = {each.document_id for start in (0, 100, 200) for each in entries(start)}
     assert await shipped_from(folder) == under_way

@@ -10,7 +10,7 @@ from schemas.audit import AuditRecord
 from schemas.smtp_config import CONTROLLER, SmtpConfig, TlsMode
 from tests.support.events import body_of, make_event
 from worker.delivery.pipeline import Pipeline, PipelinePorts
-from worker.delivery.ports import Incoming, MailEnvelope, RenderedMessage, Settlement, TransactionResult
+from worker.delivery.ports import Heard, Incoming, MailEnvelope, RenderedMessage, Settlement, TransactionResult
 from worker.delivery.retry import RetryPolicy
 from worker.smtp.pool import SmtpPool
 from worker.testing import MemoryAudit, StaticConfigs
@@ -48,10 +48,12 @@ class Recorder:
         self._pool = pool
         self.contents: dict[str, bytes] = {}
 
-    async def send(self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage) -> TransactionResult:
+    async def send(
+        self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage, heard: Heard | None = None
+    ) -> TransactionResult:
         known = self.contents.setdefault(message.message_id, message.content)
         assert known == message.content, "a further attempt has other bytes"
-        return await self._pool.send(config, envelope, message)
+        return await self._pool.send(config, envelope, message, heard)
 
 
 @dataclass

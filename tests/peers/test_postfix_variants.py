@@ -1,9 +1,11 @@
 """Postfix, as administrators set it up: what it delivered is what the audit calls accepted."""
 
 import asyncio
+import re
 import smtplib
 import time
 from collections.abc import Callable, Iterator
+from email.message import EmailMessage
 
 import pytest
 
@@ -74,13 +76,24 @@ def send_last(server: Postfix, patience_s: float = 15.0) -> None:
 
 
 def delivered(server: Postfix, sender: Sender) -> list[Delivery]:
-    """Every delivery in the mailbox, once nothing can be under way in the server any more."""
+    """What the server took, once nothing can be under way in it any more.
+
+    A copy for each of its queue ids: ended between a delivery and its note of it, Postfix makes it again.
+    """
     server.wait_for(len(sender.deliveries("accepted")))
     server.configure(**DEFAULTS)
     send_last(server)
     server.wait_for(1, recipient="last@example.com")
     mails = [mail for mail in server.mails() if mail["Delivered-To"] != "last@example.com"]
-    return [(mail["Message-ID"], mail["Delivered-To"]) for mail in mails]
+    taken = {(queue_id(mail), mail["Message-ID"], mail["Delivered-To"]) for mail in mails}
+    return [(message_id, recipient) for _, message_id, recipient in taken]
+
+
+def queue_id(mail: EmailMessage) -> str:
+    """The name that the server gave the mail when it took it."""
+    found = re.search(r"with E?SMTPS?A? id (\w+)", mail.get_all("Received", [])[0])
+    assert found is not None, mail["Received"]
+    return found[1]
 
 
 def agreed(server: Postfix, sender: Sender) -> None:

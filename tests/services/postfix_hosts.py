@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import stat
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -31,8 +32,10 @@ DOCKERFILE = Path(__file__).parent / "postfix"
 INSIDE = Path("/srv/postfix")  # the container keeps its queue to itself: sockets do not cross a mount on a Mac
 DAEMONS = "/usr/lib/postfix/sbin"
 
-# The folders of the queue in which a mail lies while it is on its way.
+# The folders of the queue in which a mail lies while it is on its way, and the bit that marks its file as whole.
+# A process that is ended while it writes leaves a file without that bit: nobody was told 250, and nobody moves it.
 MOVING = ("maildrop", "incoming", "active")
+WHOLE = stat.S_IXUSR
 # Group, mode, folders of the queue.
 QUEUE_FOLDERS = (
     ("root", "700", "active bounce corrupt defer deferred flush hold incoming private saved trace"),
@@ -108,7 +111,7 @@ class Native:
     def queue_is_empty(self) -> bool:
         """Whether no mail is on its way."""
         folders = [self.folder / "queue" / name for name in MOVING]
-        return not any(file.is_file() for folder in folders for file in folder.rglob("*"))
+        return not any(_is_whole_mail(file) for folder in folders for file in folder.rglob("*"))
 
     def resting(self, log: str) -> set[Process]:
         """The processes that have served connections, as the log says, and wait for the next."""
@@ -117,6 +120,14 @@ class Native:
         )
         found = {Process.of(int(pid)) for pid, times in opened.items() if times == closed[pid] and _is_smtpd(pid)}
         return {process for process in found if process is not None}
+
+
+def _is_whole_mail(file: Path) -> bool:
+    try:
+        mode = file.lstat().st_mode
+    except FileNotFoundError:  # moved on, since its folder was listed
+        return False
+    return stat.S_ISREG(mode) and bool(mode & WHOLE)
 
 
 def _is_smtpd(pid: str) -> bool:
@@ -183,7 +194,7 @@ class InDocker:
     def queue_is_empty(self) -> bool:
         """Whether no mail is on its way."""
         assert self.container is not None
-        found = 'test -z "$(cd "$0" && find "$@" -type f)"'
+        found = f'test -z "$(cd "$0" && find "$@" -type f -perm -{WHOLE:o})"'
         return self.container.run("sh", "-c", found, str(INSIDE / "queue"), *MOVING)[0] == 0
 
     def resting(self, _log: str) -> set[Process]:

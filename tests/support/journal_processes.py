@@ -106,9 +106,12 @@ def worker_life(folder: Path, generation: int, appends: int) -> Life:
     async def append(tell: Tell, journal: Journal, appender: int) -> None:
         for turn in range(appends):
             ids = [f"{generation}-{appender}-{turn}-{part}" for part in range(1 + turn % 3)]
-            await journal.append([entry(each) for each in ids])
+            appending = journal.append([entry(each) for each in ids])
+            if not appending.done():  # mostly the call itself keeps them, and else their commit
+                await appending
             for each in ids:
                 tell(f"appended {each} -")
+            await asyncio.sleep(0)  # as whoever reads replies of a server does
             if turn % 4 == 0:
                 tell(f"forgot {ids[0]} -")
                 journal.forget(ids[:1])
@@ -237,6 +240,10 @@ def forks(folder: Path) -> dict[str, Any]:
     return {"found": [line.split()[1] for line in found], "files": names_of(folder)}
 
 
+async def _append(journal: Journal, name: str) -> None:
+    await journal.append([entry(name)])
+
+
 def _fork_twice_and_die(folder: Path, told: int) -> None:
     # The loop runs on a thread: a forked child that tidied up a running loop would break its parent's.
     loop = asyncio.new_event_loop()
@@ -247,7 +254,7 @@ def _fork_twice_and_die(folder: Path, told: int) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=10)
 
     run(journal.open())
-    run(journal.append([entry("before")]))
+    run(_append(journal, "before"))
     ending = os.fork()
     if ending == 0:
         sys.exit(0)  # with all of an interpreter's tidying up
@@ -257,17 +264,20 @@ def _fork_twice_and_die(folder: Path, told: int) -> None:
         time.sleep(20)
         os._exit(0)
     os.write(told, str(outliving).encode())
-    run(journal.append([entry("after")]))
+    run(_append(journal, "after"))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leave(folder: Path, count: int) -> dict[str, Any]:
-    """One worker appends `count` entries and is killed."""
+def leave(folder: Path, count: int, in_memory: int = 0) -> dict[str, Any]:
+    """One worker appends `count` entries, all written, and so many more in mapped memory alone, and is killed."""
 
     async def die(tell: Tell) -> None:
         journal = Journal(folder, worker_id="the-dead-one")
         await journal.open()
         await journal.append([entry(f"left-{turn}") for turn in range(count)])
+        journal._write_now()
+        await journal._thread.call(lambda _: None)
+        await journal.append([entry(f"left-{turn}") for turn in range(count, count + in_memory)])
         os.kill(os.getpid(), signal.SIGKILL)
 
     Child(die).wait()

@@ -64,3 +64,25 @@ async def test_every_line_of_a_task_names_the_event_in_hand_and_no_other_does(ca
         ("2", "/b", "org:acme/dev", "of a library"),
         (None, None, None, "idle"),
     ]
+
+
+def test_of_what_is_too_long_both_ends_are_kept(capsys) -> None:
+    """A traceback says at its end what went wrong."""
+
+    def deep(turns: int) -> None:
+        if turns == 0:
+            raise ValueError("the reason")
+        deep_too(turns)
+
+    def deep_too(turns: int) -> None:  # Python leaves out lines that repeat themselves
+        deep(turns - 1)
+
+    configure_logging("debug", LogFormat.JSON)
+    try:
+        deep(60)
+    except ValueError:
+        structlog.get_logger("t").exception("failed")
+    line = json.loads(capsys.readouterr().err)
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("ValueError: the reason")
+    assert len(line["exception"]) < 2100

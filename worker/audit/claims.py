@@ -19,22 +19,21 @@ from typing import Any
 import orjson
 import structlog
 
+from worker.audit.claim_updates import Updated, Updates
 from worker.audit.claims_index import claims_index, ensure_claims_template
-from worker.audit.link import Call, OpenSearchLink, RequestRefused
+from worker.audit.link import Call, OpenSearchLink
 from worker.delivery.claims import ClaimTimes, EventKey
 from worker.errors import AuditUnavailable
 
 log = structlog.get_logger(__name__)
 
-_PATIENCE_S = 2.0
 _PROBE_EVERY_S = 1.0
 _RENEWAL_TIMEOUT_S = 10.0
 _RENEWED_AT_ONCE = 500
 _SWEEP_EVERY_S = 3600.0
 _SWEPT_AT_ONCE = 10_000
-_CONFLICT = 409
 _NOT_FOUND = 404
-_CONFLICTS = 3
+_DENIED = "security_exception"
 
 _CLAIM = """
 def ends = ctx._source.until;
@@ -70,7 +69,9 @@ class OpenSearchClaims:
         self._holder = holder
         self._times = times or ClaimTimes()
         self._held: dict[EventKey, _Held] = {}
+        self._updates = Updates(link, self._index)
         self._template_ensured = False
+        self._ensuring = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -96,15 +97,11 @@ class OpenSearchClaims:
         try:
             await self._ensure_template()
             asked_at = _now()
-            answer = await self._link.request(self._claim_call(key, token))
-        except RequestRefused as refusal:
-            if refusal.status != _CONFLICT:
-                raise
-            return False  # so many ask for it that one of them has it
+            granted = self._granted(await self._updates.update(document_id(key), self._claiming(key, token)))
         except AuditUnavailable:
             self._template_ensured = False  # what comes back may be another cluster
             raise
-        if not _granted(answer):
+        if not granted:
             return False
         self._held[key] = _Held(token, asked_at + self._times.trusted_s)
         return True
@@ -121,7 +118,7 @@ class OpenSearchClaims:
             return
         body = orjson.dumps({"script": _script(_RELEASE, token=held.token)})
         try:
-            await self._link.request(self._update(key, body))
+            await self._updates.update(document_id(key), body)
         except AuditUnavailable as error:
             log.debug("a claim was not released: it ends by itself", reason=str(error))
 
@@ -129,19 +126,29 @@ class OpenSearchClaims:
         """Renew it no more."""
         self._held.pop(key, None)
 
-    def _claim_call(self, key: EventKey, token: str) -> Call:
+    def _claiming(self, key: EventKey, token: str) -> bytes:
         claim = {"holder": self._holder, "token": token, **key._asdict()}
         script = _script(_CLAIM, claim=claim, lasts_ms=_ms(self._times.lasts_s), margin_ms=_ms(self._times.margin_s))
-        return self._update(key, orjson.dumps({"scripted_upsert": True, "upsert": {}, "script": script}))
+        return orjson.dumps({"scripted_upsert": True, "upsert": {}, "script": script})
 
-    def _update(self, key: EventKey, body: bytes) -> Call:
-        params = {"retry_on_conflict": str(_CONFLICTS), "filter_path": "result"}
-        return Call("POST", f"/{self._index}/_update/{document_id(key)}", body, params, timeout_s=_PATIENCE_S)
+    def _granted(self, updated: Updated) -> bool:
+        match updated:
+            case Updated(result="created" | "updated"):
+                return True
+            case Updated(result="noop") | Updated(status=409):
+                return False  # 409: so many ask for it that one of them has it
+        # Denied each document by itself: the request was fine, and the user's role is not.
+        remedy = f": see {self._link.setting}" if updated.reason.startswith(_DENIED) else ""
+        msg = f"OpenSearch grants no claim: {updated.status} {updated.reason}{remedy}"
+        raise AuditUnavailable(msg)
 
     async def _ensure_template(self) -> None:
-        if not self._template_ensured:
-            await ensure_claims_template(self._link, self._prefix)
-            self._template_ensured = True
+        if self._template_ensured:
+            return
+        async with self._ensuring:  # hundreds may claim at once: one looks
+            if not self._template_ensured:
+                await ensure_claims_template(self._link, self._prefix)
+                self._template_ensured = True
 
     async def _keep(self) -> None:
         swept, pause_s = _now(), self._times.renew_s
@@ -180,9 +187,8 @@ class OpenSearchClaims:
         return all(status < 500 and status != 429 for status, _ in found)  # noqa: PLR2004 # HTTP's own numbers
 
     def _renewal(self, key: EventKey, held: _Held) -> tuple[bytes, bytes]:
-        action = {"update": {"_index": self._index, "_id": document_id(key), "retry_on_conflict": _CONFLICTS}}
         script = _script(_RENEW, token=held.token, lasts_ms=_ms(self._times.lasts_s))
-        return orjson.dumps(action), orjson.dumps({"script": script})
+        return self._updates.action(document_id(key)), orjson.dumps({"script": script})
 
     async def sweep(self) -> None:
         """Remove what ended by itself an hour ago or earlier, whoever's it was."""
@@ -202,16 +208,6 @@ def document_id(key: EventKey) -> str:
 def _script(source: str, **params: Any) -> dict[str, Any]:
     # The sources never differ, so that OpenSearch compiles each of them once.
     return {"lang": "painless", "source": source, "params": params}
-
-
-def _granted(answer: Any) -> bool:
-    match answer:
-        case {"result": "created" | "updated"}:
-            return True
-        case {"result": "noop"}:
-            return False
-    msg = "OpenSearch's answer to a claim cannot be read"
-    raise AuditUnavailable(msg)
 
 
 def _ms(seconds: float) -> int:

@@ -14,11 +14,11 @@ shortest rest can bring back in time.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from random import random
-from typing import Self
+from typing import NamedTuple, Self
 
 from schemas.smtp_config import Scope
 from worker.delivery.ports import Lane, Tier
@@ -34,6 +34,8 @@ _SMOOTHING_S = 5.0
 # Who has just begun is no slow one yet: a connection, TLS, a login and a first mail take a moment.
 GRACE_S = 1.0
 LONGEST_LINE_S = 1.0
+# A pace of seconds is the same for so long: what it allows is reckoned anew at most so often.
+_SAME_S = 0.05
 # How often a line is looked at whether it moves.
 LOOK_S = 0.25
 # A server may have become faster by then, so nobody rests longer, however many were turned away before.
@@ -55,8 +57,7 @@ class Cap(StrEnum):
     PROVIDER = "provider"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """No room now; `which` cap was reached, that of `key`. `rest_s`: when there will be room (see `turned_away`)."""
 
     which: Cap
@@ -86,10 +87,13 @@ class _Count:
     """What is under way of one tenant or provider; `all` includes `bulk`.
 
     `spoken_for`: until when its server is busy with what is under way and what was turned away before.
+    `allowed` is how many may be under way, until `allowed_until`.
     """
 
     pace: _Pace
     spoken_for: float = 0.0
+    allowed: int = 0
+    allowed_until: float = 0.0
     all: int = 0
     bulk: int = 0
 
@@ -148,9 +152,13 @@ class _Bound:
         return count.all if count else 0
 
     def _allowed(self, count: _Count, now: float) -> int:
+        if now < count.allowed_until:
+            return count.allowed
         if count.pace.value == 0.0:
             return min(_UNKNOWN, self._cap)
-        return min(self._cap, max(_FEWEST, int(count.pace.per_second(now) * _HELD_S)))
+        count.allowed = min(self._cap, max(_FEWEST, int(count.pace.per_second(now) * _HELD_S)))
+        count.allowed_until = now + _SAME_S
+        return count.allowed
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -207,7 +215,7 @@ class Admission:
 
         So a backlog comes back as fast as its server takes it, each event about once, however long it is.
         """
-        return replace(refusal, rest_s=self._bound(refusal.which).rest_s(refusal.key, self._clock()))
+        return refusal._replace(rest_s=self._bound(refusal.which).rest_s(refusal.key, self._clock()))
 
     def try_enter(self, scope: Scope, provider: Provider, lane: Lane) -> Ticket | Refusal:
         """Admit an event of `scope` to `provider`, or say which cap is reached; the tenant's is looked at first."""

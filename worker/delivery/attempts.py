@@ -5,6 +5,7 @@ accepted is durable even if the rest of the event still waits. What is left at t
 decided: `settling` says what becomes of it.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from schemas.event import OnDoubt
 from schemas.smtp_config import SmtpConfig
 from worker.delivery.breakers import opens
 from worker.delivery.outcome import Retry, Verdict, decide
-from worker.delivery.ports import Answer, AuditSink, Mailer, TransactionResult
+from worker.delivery.ports import Answer, AuditSink, MailEnvelope, Mailer, TransactionResult
 from worker.delivery.progress import Progress
 from worker.delivery.records import RecordWriter
 from worker.delivery.retry import Interrupted, RetryPolicy, StillPending, retry_pending
@@ -32,6 +33,9 @@ Sleep = Callable[[float], Awaitable[None]]
 _DOUBT, _NEVER = Retry.DOUBT, Retry.NEVER
 _ACCEPTED, _CONFIG_FAULT = Outcome.ACCEPTED, Outcome.CONFIG_FAULT
 
+
+# A loop knows its tasks by weak references only.
+_LEFT: set[asyncio.Future[None]] = set()
 
 # Named tuples, since each mail makes all of these, and a frozen dataclass takes three times as long.
 
@@ -102,6 +106,7 @@ class Attempts:
         self._doubtful: tuple[Judged, ...] = ()
         self._held: tuple[Judged, ...] = ()
         self._last: TransactionResult | None = None
+        self._recording: Awaitable[None] | None = None
 
     async def run(self, policy: RetryPolicy, sleep: Sleep) -> Finished:
         """Attempt until every recipient has an end, the budget is spent, or `sleep` is interrupted."""
@@ -173,18 +178,36 @@ class Attempts:
         envelope = self._rendered.envelope
         if envelope.recipients != self._pending:
             envelope = replace(envelope, recipients=self._pending)
-        self._last = await self._outlets.mailer.send(self._config, envelope, self._rendered.message)
-        judged = [Judged(r, answer := self._last.answers[r], decide(answer)) for r in self._pending]
-        self._outlets.observe(judged)
-        await self._sort(judged)
-        self._pending = ()
+        await self._send(envelope)
+        tried, self._pending = len(self._pending), tuple(one.recipient for one in self._waiting)
         if self._waiting:
-            self._pending = tuple(one.recipient for one in self._waiting)
-            progressed = len(self._waiting) < len(judged)
+            progressed = len(self._waiting) < tried
             raise _failure(self._waiting, progressed=progressed, first=self._attempt == self._before + 1)
 
-    async def _sort(self, judged: list[Judged]) -> None:
-        """Record who has an end or is in doubt, and remember the others."""
+    async def _send(self, envelope: MailEnvelope) -> None:
+        """Send, and return once what came of it is recorded."""
+        self._recording = None
+        try:
+            await self._outlets.mailer.send(self._config, envelope, self._rendered.message, self._hear)
+        except asyncio.CancelledError:
+            if self._recording is not None:  # what was heard is recorded, whoever gives up waiting
+                _finish_alone(self._recording)
+            raise
+        if self._recording is not None:
+            await self._recording
+
+    def _hear(self, result: TransactionResult) -> None:
+        """Judge the answers and begin to record them, in the turn of the loop in which they were read.
+
+        Until the journal has it, a kill would make a second mail of a 250, and under load a turn takes long.
+        """
+        self._last = result
+        judged = [Judged(r, answer := result.answers[r], decide(answer)) for r in self._pending]
+        self._outlets.observe(judged)
+        self._recording = self._begin_to_record(self._sort(judged))
+
+    def _sort(self, judged: list[Judged]) -> list[Judged]:
+        """Return who has an end or is in doubt, and remember the others."""
         told: list[Judged] = []
         waiting: list[Judged] = []
         for one in judged:
@@ -202,22 +225,26 @@ class Attempts:
                 if one.verdict.outcome is _CONFIG_FAULT:
                     self._held += (one,)
         self._waiting = tuple(waiting)
-        await self._record(told)
+        return told
 
     async def _defer(self, seconds: float) -> None:
         """Record the pending recipients with the time of their next attempt."""
         await self._record(self._waiting, next_attempt_at=datetime.now(UTC) + timedelta(seconds=seconds))
 
     async def _record(
-        self,
-        judged: Iterable[Judged],
-        *,
-        outcome: Outcome | None = None,
-        next_attempt_at: datetime | None = None,
+        self, judged: Iterable[Judged], *, outcome: Outcome | None = None, next_attempt_at: datetime | None = None
     ) -> None:
+        recording = self._begin_to_record(judged, outcome=outcome, next_attempt_at=next_attempt_at)
+        if recording is not None:
+            await recording
+
+    def _begin_to_record(
+        self, judged: Iterable[Judged], *, outcome: Outcome | None = None, next_attempt_at: datetime | None = None
+    ) -> Awaitable[None] | None:
+        """Hand the records, where there are any, to the audit in the call itself; to be awaited until durable."""
         result = self._last
         if result is None:  # nothing was attempted, so nothing can be recorded
-            return
+            return None
         found: list[AuditRecord] = [
             self._writer.of_verdict(
                 one.recipient,
@@ -230,9 +257,18 @@ class Attempts:
             )
             for one in judged
         ]
-        if found:
-            await self._outlets.audit.write(found)
-            _log(found)
+        return _told_of(found, self._outlets.audit.write(found)) if found else None
+
+
+async def _told_of(found: Iterable[AuditRecord], writing: Awaitable[None]) -> None:
+    await writing
+    _log(found)
+
+
+def _finish_alone(recording: Awaitable[None]) -> None:
+    left = asyncio.ensure_future(recording)
+    _LEFT.add(left)
+    left.add_done_callback(_LEFT.discard)
 
 
 def _failure(waiting: tuple[Judged, ...], *, progressed: bool, first: bool) -> StillPending:

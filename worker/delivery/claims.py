@@ -102,9 +102,12 @@ class Noted:
         self._audit = audit
         self.written: dict[str, str] = {}
 
-    async def write(self, records: Sequence[AuditRecord]) -> None:
+    def write(self, records: Sequence[AuditRecord]) -> Awaitable[None]:
         """See `AuditSink.write`."""
-        await self._audit.write(records)
+        return self._noted(self._audit.write(records), records)
+
+    async def _noted(self, writing: Awaitable[None], records: Sequence[AuditRecord]) -> None:
+        await writing
         self.written.update((record.document_id, record.index_month) for record in records)
 
 

@@ -9,7 +9,7 @@ nobody's way.
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from schemas.smtp_config import Scope
 from worker.delivery.admission import LOOK_S, Admission, Key, Provider, Refusal, Ticket
@@ -20,8 +20,7 @@ _CROWDED_S = 90.0
 _LANES = tuple(Lane)
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     scope: Scope
     provider: Provider
     lane: Lane

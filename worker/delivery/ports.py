@@ -4,7 +4,7 @@ Each protocol is as small as its one caller allows; the adapters in ``rabbit``, 
 ``audit``, ``store`` and ``embedded`` fulfil them, and the tests' fakes do too.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from types import MappingProxyType
@@ -197,11 +197,21 @@ class TransactionResult(NamedTuple):
     transaction_ms: float = 0.0
 
 
+Heard = Callable[[TransactionResult], None]
+"""Takes a result before anybody else goes on; must not block."""
+
+
 class Mailer(Protocol):
     """Hands messages to SMTP servers."""
 
-    async def send(self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage) -> TransactionResult:
-        """Run one transaction; faults of the network and the server are answers, not exceptions."""
+    async def send(
+        self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage, heard: Heard | None = None
+    ) -> TransactionResult:
+        """Run one transaction; faults of the network and the server are answers, not exceptions.
+
+        `heard` is called with the result in the turn of the loop in which its last reply is read. What it raises
+        is raised here.
+        """
         ...
 
 
@@ -216,8 +226,8 @@ class Document(NamedTuple):
 class AuditSink(Protocol):
     """Keeps records for good."""
 
-    async def write(self, records: Sequence[AuditRecord]) -> None:
-        """Return once every record is durable; wait as long as that takes."""
+    def write(self, records: Sequence[AuditRecord]) -> Awaitable[None]:
+        """Begin to write, in the call itself where that is possible; to be awaited until every record is durable."""
         ...
 
 

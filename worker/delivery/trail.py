@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 class LocalJournal(Protocol):
     """Keeps documents on this disk until they are forgotten."""
 
-    async def append(self, entries: Sequence[Document]) -> None:
-        """Return once they are kept, in the order of the calls; raises JournalUnavailable."""
+    def append(self, entries: Sequence[Document]) -> Awaitable[None]:
+        """Take them in the order of the calls; to be awaited until they are kept; raises JournalUnavailable then."""
         ...
 
     def forget(self, document_ids: Iterable[str]) -> None:
@@ -68,11 +68,16 @@ class Trail:
         self._privacy = privacy
         self._in_hand: dict[str, asyncio.Future[None]] = {}
 
-    async def write(self, records: Sequence[AuditRecord]) -> None:
-        """Return once every record is durable, in the audit or on its way there; see `AuditSink.write`."""
+    def write(self, records: Sequence[AuditRecord]) -> Awaitable[None]:
+        """Hand every record to the journal; to be awaited until all are durable, in the audit or on their way there."""
         documents = [self._privacy.document(record) for record in records]
-        while (same := self._same_in_hand(documents)) is not None:
+        same = self._same_in_hand(documents)
+        return self._keep(self._chain.seal(documents)) if same is None else self._keep_behind(same, documents)
+
+    async def _keep_behind(self, same: asyncio.Future[None] | None, documents: Sequence[Draft]) -> None:
+        while same is not None:
             await asyncio.wait({same})
+            same = self._same_in_hand(documents)
         await self._keep(self._chain.seal(documents))
 
     async def write_head(self, now: datetime) -> None:
@@ -104,13 +109,18 @@ class Trail:
         in_hand = (self._in_hand.get(document.document_id) for document in documents)
         return next((each for each in in_hand if each is not None), None)
 
-    async def _keep(self, documents: Sequence[Document]) -> None:
-        """Journal and write; nothing may be awaited between the sealing and this."""
+    def _keep(self, documents: Sequence[Document]) -> Awaitable[None]:
+        """Journal in the call itself, and write; nothing may be awaited between the sealing and this."""
         ids = [document.document_id for document in documents]
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._in_hand |= dict.fromkeys(ids, done)
+        return self._ship(documents, ids, self._journal.append(documents), done)
+
+    async def _ship(
+        self, documents: Sequence[Document], ids: Sequence[str], journalled: Awaitable[None], done: asyncio.Future[None]
+    ) -> None:
         try:
-            kept = await self._journalled(documents)
+            kept = await _journalled(journalled, len(documents))
             await self._audit.write_documents(documents, urgent=not kept)
             self._journal.forget(ids)
         finally:
@@ -118,14 +128,15 @@ class Trail:
                 self._in_hand.pop(each, None)
             done.set_result(None)
 
-    async def _journalled(self, documents: Sequence[Document]) -> bool:
-        try:
-            await self._journal.append(documents)
-        except JournalUnavailable as error:
-            # What has happened has happened: the audit still gets it, and the journal says that it fails.
-            log.error("record could not be journalled", reason=str(error), records=len(documents))  # noqa: TRY400 # no bug
-            return False
-        return True
+
+async def _journalled(appended: Awaitable[None], records: int) -> bool:
+    try:
+        await appended
+    except JournalUnavailable as error:
+        # What has happened has happened: the audit still gets it, and the journal says that it fails.
+        log.error("record could not be journalled", reason=str(error), records=records)  # noqa: TRY400 # no bug
+        return False
+    return True
 
 
 class PrivateLookup:

@@ -27,7 +27,6 @@ from worker.journal.entry import JournalEntry
 COLUMNS = 4
 # Nobody else opens these files but a curious operator; waiting longer would hold up the journal.
 _BUSY_TIMEOUT_S = 1.0
-_MOST_ROWS_A_STATEMENT = 128
 _CHECKPOINT_PAGES = 1000
 _WAL_KEPT_OCTETS = 8 * 1024 * 1024
 # Free pages are used again; only what a burst has left is worth giving back.
@@ -43,11 +42,9 @@ CREATE TABLE IF NOT EXISTS entries (
 COMMIT;
 """
 
-# Statements for one row, two, four and so on; see `_chunks`.
-_INSERTS = {
-    1 << power: "INSERT OR REPLACE INTO entries VALUES" + ", ".join(["(?, ?, ?, ?)"] * (1 << power))
-    for power in range(_MOST_ROWS_A_STATEMENT.bit_length())
-}
+# How many rows a statement may have: any usual batch is one statement, and few are prepared; see `_chunks`.
+_SIZES = (*range(1, 17), 32, 64, 128)
+_INSERTS = {rows: "INSERT OR REPLACE INTO entries VALUES" + ", ".join(["(?, ?, ?, ?)"] * rows) for rows in _SIZES}
 
 
 class JournalFile:
@@ -81,17 +78,21 @@ class JournalFile:
             self._db.execute("INSERT INTO owner VALUES (?)", (worker_id,))
 
     def write(self, cells: Sequence[Any], forgotten: Sequence[int]) -> None:
-        """Insert rows and delete others, in that order, in one transaction.
+        """Insert rows, all or none, and then delete others.
 
         `cells` are the rows' number, document id, index month and document, row after row.
         """
-        with self._transaction():
-            for chunk in _chunks(cells):
+        self._insert(list(_chunks(cells)))
+        if forgotten:
+            self._db.execute(
+                "DELETE FROM entries WHERE n IN (SELECT value FROM json_each(?))", (orjson.dumps(forgotten),)
+            )
+
+    def _insert(self, chunks: Sequence[Sequence[Any]]) -> None:
+        """One statement is a transaction by itself, and on the disk before the GIL has to be won back once."""
+        with self._transaction() if len(chunks) > 1 else contextlib.nullcontext():
+            for chunk in chunks:
                 self._db.execute(_INSERTS[len(chunk) // COLUMNS], chunk)
-            if forgotten:
-                self._db.execute(
-                    "DELETE FROM entries WHERE n IN (SELECT value FROM json_each(?))", (orjson.dumps(forgotten),)
-                )
 
     def trim(self) -> None:
         """Give back the room that a burst took; to be called while the journal holds nothing."""
@@ -138,6 +139,8 @@ class Contents:
 
     worker_id: str
     empty: bool
+    newest: int = 0
+    """The number that was committed last: the newest entry stays until another is there."""
 
 
 def read_contents(path: Path) -> Contents:
@@ -148,7 +151,8 @@ def read_contents(path: Path) -> Contents:
         owner = db.execute("SELECT worker_id FROM owner").fetchone()
         # Not counted: that would read every page, and a torn one at the end would hide all before it.
         first = db.execute("SELECT n FROM entries WHERE n > ? LIMIT 1", (_PROBE_ROW,)).fetchone()
-    return Contents(owner[0] if owner else "", empty=first is None)
+        newest = db.execute("SELECT n FROM entries ORDER BY n DESC LIMIT 1").fetchone()
+    return Contents(owner[0] if owner else "", empty=first is None, newest=newest[0] if newest else 0)
 
 
 def read_entries(path: Path, after: int, most: int, most_octets: int) -> tuple[int, list[JournalEntry]]:
@@ -175,9 +179,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _chunks(cells: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Cut rows into powers of two, so that few different statements are prepared, and only once."""
+    """Cut rows into as many as a statement has, the most first."""
     start = 0
     while (left := (len(cells) - start) // COLUMNS) > 0:
-        size = min(1 << (left.bit_length() - 1), _MOST_ROWS_A_STATEMENT) * COLUMNS
+        size = max(rows for rows in _SIZES if rows <= left) * COLUMNS
         yield cells[start : start + size]
         start += size

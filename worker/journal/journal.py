@@ -1,33 +1,34 @@
 """The journal as the event loop sees it: append, forget, what is held, and whether it can be written.
 
-The disk is the thread's, and so is the choice of what goes into one transaction: everything that
-has been handed over by then. Under load batches grow by themselves, and a single record never waits
-for a timer. Nor does it wait for the loop: between a server's 250 and the disk lies the time in
-which a kill makes a second mail, and a loop with hundreds of mails takes a tenth of a second for
-one turn. What is forgotten rides along with the next batch, or goes alone after `FORGET_WITHIN_S`; the
-newest entry stays until another is there, so that whoever finds the journal knows where its writer's
-chain ended.
+An entry is kept as soon as it stands in memory that outlives the process (see `ahead`): that is in the
+call itself, and nobody waits for a disk or a thread. Nearly every entry is forgotten a tenth of a second
+later, when the audit has it. Only what is held for longer is worth the file: it is written every
+`WRITE_WITHIN_S`, and when half of that memory is full. Where there is no such memory, or no room in it,
+an entry is kept once it is committed: the thread gets it at once, and what comes meanwhile goes together.
+
+The newest entry stays until another is there, so that whoever finds the journal knows where its
+writer's chain ended. Of what is forgotten and was never written, whoever finds the journal may ship
+some again, more of it where the file is torn: the audit has it already, and says so.
 
 A disk that fills up stops the journal, but not at once: the records of what is under way go into
 room that was reserved for them, and it is `failing` from then on, so that nothing more is taken.
 
-Every entry has a number, given upwards as it arrives and committed in that order, so an entry is
-durable exactly when its number is not above the last committed one.
+Every entry has a number, given upwards as it arrives, and one batch at a time is written, so everything
+up to the number at which a batch was put together is in the file, or forgotten, once that is committed.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from worker.errors import JournalUnavailable
+from worker.journal.ahead import Ahead
 from worker.journal.entry import JournalEntry
 from worker.journal.fault import Fault, fault_of, sentence
-from worker.journal.file import COLUMNS
 from worker.journal.left_behind import Orphan, claim_next
 from worker.journal.locks import names_in
 from worker.journal.own import OwnJournal
@@ -36,7 +37,7 @@ from worker.journal.thread import JournalThread
 
 log = structlog.get_logger(__name__)
 
-FORGET_WITHIN_S = 0.2
+WRITE_WITHIN_S = 0.25
 _FORGET_AT_ONCE = 512
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
@@ -44,19 +45,23 @@ _WITHOUT_RESERVE = "journal: disk is full: its reserve is used for what is under
 
 
 @dataclass(frozen=True, slots=True)
-class _Share:
-    """What one call wants done: rows as flat cells, numbers to delete, and who waits for it."""
+class _Batch:
+    """What is to be written at once: rows by number, numbers to delete, and who waits for the rows.
 
-    cells: list[Any]
+    Once it is, everything up to `upto` is in the file or forgotten.
+    """
+
+    rows: dict[int, JournalEntry]
     forgotten: list[int]
-    written: asyncio.Future[None] | None = None
+    upto: int
+    waiting: list[asyncio.Future[None]]
 
 
 class Journal:
     """This process' journal, and the way to those that dead processes left in the same folder.
 
-    Memory holds one number for each entry that is held. That is bounded because what is in flight
-    is bounded: an event's entries are forgotten before the event is settled.
+    Memory holds one number for each entry that is held, and the entry until it is written. That is bounded
+    because what is in flight is bounded: an event's entries are forgotten before the event is settled.
     """
 
     def __init__(self, folder: Path, *, worker_id: str, reserve_octets: int = RESERVE_OCTETS) -> None:
@@ -67,16 +72,19 @@ class Journal:
         self._numbers: dict[str, int] = {}
         self._next = 1
         self._committed = 0
+        self._rows: dict[int, JournalEntry] = {}  # not handed over yet
+        self._unnoted: set[int] = set()  # kept by their commit alone
+        self._waiting: list[asyncio.Future[None]] = []
         self._forgotten: list[int] = []
-        # The loop appends on the right, the thread takes from the left; a deque needs no lock for that.
-        self._handed_over: deque[_Share] = deque()
-        self._thread_knows = False
+        self._writing = False
+        self._full_halves = 0
         self._works, self._fails_now = asyncio.Event(), asyncio.Event()
         self._probing = asyncio.Lock()
         self._failing: str | None = None
+        self._ahead: Ahead | None = None
         self._thread: JournalThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lazily: asyncio.TimerHandle | None = None
+        self._soon: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         """Start the journal.
@@ -86,7 +94,7 @@ class Journal:
         """
         thread = JournalThread(self._folder, self._worker_id, self._reserve_octets)
         try:
-            await thread.call(lambda own: own.open())
+            self._ahead = await thread.call(lambda own: own.open())
         except Exception as error:
             if fault_of(error) is not Fault.FULL:
                 thread.stop()
@@ -97,14 +105,14 @@ class Journal:
 
     async def close(self) -> None:
         """Write what is pending and close; the file is deleted if all was forgotten, else it stays. May be repeated."""
-        thread = self._thread
+        thread, self._thread = self._thread, None
         if thread is None:
             return
-        if self._lazily is not None:
-            self._lazily.cancel()
-        self._hand_over(thread, _Share([], self._forgotten))
-        self._thread = None
-        await thread.call(lambda _: None)  # behind what was handed over, whose end the loop has heard of then
+        if self._soon is not None:
+            self._soon.cancel()
+        await thread.call(lambda _: None)  # behind the batch that is being written: the loop has heard of its end then
+        thread.post(partial(self._write, self._batch(self._forgotten)))
+        await thread.call(lambda _: None)
         empty = not self._numbers
         try:
             await thread.call(lambda own: own.close(empty=empty))
@@ -125,24 +133,24 @@ class Journal:
         return self._failing
 
     def holds(self, document_ids: Iterable[str]) -> frozenset[str]:
-        """Those of `document_ids` whose append was committed and that are not forgotten; from memory."""
-        numbers, committed = self._numbers, self._committed
-        return frozenset(each for each in document_ids if 0 < numbers.get(each, 0) <= committed)
+        """Those of `document_ids` that are kept and not forgotten; from memory."""
+        return frozenset(each for each in document_ids if self._keeps(self._numbers.get(each, 0)))
 
-    async def append(self, entries: Sequence[JournalEntry]) -> None:
-        """Return once all entries are committed; of a caller that is cancelled they are kept all the same.
+    def append(self, entries: Sequence[JournalEntry]) -> asyncio.Future[None]:
+        """Take entries in the call itself; the future is done once all are kept, mostly at once.
 
-        Raises JournalUnavailable where they could not be written; none of them is held then.
+        It raises JournalUnavailable where some could not be: those are not held then.
         """
-        if not entries:
-            return
-        thread = self._opened()
-        cells: list[Any] = []
-        for entry in entries:
-            cells += (self._number_for(entry.document_id), entry.document_id, entry.index_month, entry.document)
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._hand_over(thread, _Share(cells, self._take_forgotten(), written))
-        await written
+        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._thread is None:
+            kept.set_exception(_not_open())
+        elif self._note_all(entries):
+            kept.set_result(None)
+            self._write_soon()
+        else:
+            self._waiting.append(kept)
+            self._write_now()
+        return kept
 
     def forget(self, document_ids: Iterable[str]) -> None:
         """Drop entries: at once from `holds`, soon after from the disk. Unknown ids are fine."""
@@ -150,12 +158,10 @@ class Journal:
             number = self._numbers.pop(each, None)
             if number is not None:
                 self._forgotten.append(number)
-        if self._thread is None or not self._forgotten:
-            return
         if len(self._forgotten) >= _FORGET_AT_ONCE:
-            self._forget_now()
-        elif self._lazily is None:
-            self._lazily = asyncio.get_running_loop().call_later(FORGET_WITHIN_S, self._forget_now)
+            self._write_now()
+        else:
+            self._write_soon()
 
     async def writable(self) -> None:
         """Return once the journal can be written, at once if it can; meanwhile try, less and less often.
@@ -190,26 +196,62 @@ class Journal:
 
     def _opened(self) -> JournalThread:
         if self._thread is None:
-            raise JournalUnavailable("journal: not open")
+            raise _not_open()
         return self._thread
 
-    def _number_for(self, document_id: str) -> int:
-        """A row for an entry: a new one, or that of the same entry where it is committed."""
-        known = self._numbers.get(document_id)
-        if known is not None and known <= self._committed:
-            return known
-        if known is not None:  # its commit may still fail, so it cannot be counted on
+    def _keeps(self, number: int) -> bool:
+        return number > 0 and (number <= self._committed or number not in self._unnoted)
+
+    def _note_all(self, entries: Sequence[JournalEntry]) -> bool:
+        """Take entries; whether all are kept already."""
+        kept = True
+        for entry in entries:
+            kept = self._note(entry) and kept
+        return kept
+
+    def _note(self, entry: JournalEntry) -> bool:
+        known = self._numbers.get(entry.document_id, 0)
+        if 0 < known <= self._committed:  # its row is replaced
+            self._rows[known] = entry
+            self._unnoted.add(known)
+            return False
+        if known:
             self._forgotten.append(known)
         number, self._next = self._next, self._next + 1
-        self._numbers[document_id] = number
-        return number
+        self._numbers[entry.document_id] = number
+        self._rows[number] = entry
+        if self._ahead is not None and self._ahead.note(number, entry, self._committed):
+            return True
+        self._unnoted.add(number)
+        return False
 
-    def _forget_now(self) -> None:
-        self._lazily = None
-        if self._thread is not None:
-            self._hand_over(self._thread, _Share([], self._take_forgotten()))
+    def _write_soon(self) -> None:
+        """Write within `WRITE_WITHIN_S`; now, where half of the mapped memory is full."""
+        if self._ahead is not None and self._ahead.full_halves != self._full_halves:
+            self._full_halves = self._ahead.full_halves
+            self._write_now()
+        elif self._soon is None and self._thread is not None and self._something_to_write():
+            self._soon = asyncio.get_running_loop().call_later(WRITE_WITHIN_S, self._write_at_last)
 
-    def _take_forgotten(self) -> list[int]:
+    def _something_to_write(self) -> bool:
+        newest = self._next - 1
+        return bool(self._rows) or any(each != newest for each in self._forgotten)
+
+    def _write_at_last(self) -> None:
+        self._soon = None
+        self._write_now()
+
+    def _write_now(self) -> None:
+        """Write what there is, unless something is being written: its end leads here again."""
+        if self._thread is None or self._writing:
+            return
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        self._writing = True
+        self._thread.post(partial(self._write, self._batch(self._to_forget())))
+
+    def _to_forget(self) -> list[int]:
         """What is to be deleted now: all but the newest entry, by which a successor knows where the chain ended."""
         newest = self._next - 1
         taken, self._forgotten = self._forgotten, []
@@ -218,60 +260,81 @@ class Journal:
             self._forgotten.append(newest)
         return taken
 
-    def _hand_over(self, thread: JournalThread, share: _Share) -> None:
-        self._handed_over.append(share)
-        if not self._thread_knows:
-            self._thread_knows = True
-            thread.post(self._write_what_came)
+    def _batch(self, forgotten: Sequence[int]) -> _Batch:
+        """Take what is to be written; what is forgotten before it was, never is."""
+        rows, self._rows = self._rows, {}
+        written = [each for each in forgotten if rows.pop(each, None) is None or each <= self._committed]
+        self._unnoted.difference_update(forgotten)
+        waiting, self._waiting = self._waiting, []
+        return _Batch(rows, written, self._next - 1, waiting)
 
-    def _write_what_came(self, own: OwnJournal) -> None:
-        """Write all that was handed over, in one transaction; on the thread."""
-        self._thread_knows = False  # before it is taken: whatever comes later is announced again
-        shares = list(_drained(self._handed_over))
-        cells = [cell for share in shares for cell in share.cells]
-        forgotten = [number for share in shares for number in share.forgotten]
+    def _write(self, batch: _Batch, own: OwnJournal) -> None:
+        """Write one batch; on the thread."""
+        cells = [cell for number, entry in batch.rows.items() for cell in (number, *entry)]
         error: Exception | None = None
         try:
-            if cells or forgotten:
-                own.write(cells, forgotten, empty=not self._numbers)
+            if cells or batch.forgotten:
+                own.write(cells, batch.forgotten, empty=not self._numbers)
         except Exception as raised:  # noqa: BLE001 - whatever it is, those who wait must be told and the next batch tried
             error = raised
-        if shares and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._settle, shares, error, own.reserved)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._settle, batch, error, own.reserved, own.ahead)
 
-    def _settle(self, shares: Sequence[_Share], error: Exception | None, reserved: bool) -> None:  # noqa: FBT001 - a callback's
-        for share in shares:
-            if error is None:
-                self._written(share, reserved=reserved)
-            else:
-                self._not_written(share, error)
+    def _settle(
+        self,
+        batch: _Batch,
+        error: Exception | None,
+        reserved: bool,  # noqa: FBT001 - a callback's
+        ahead: Ahead | None,
+    ) -> None:
+        self._writing = False
+        if error is None:
+            self._written(batch, reserved=reserved)
+        else:
+            self._not_written(batch, error)
+        if ahead is not self._ahead:  # the file was set aside, and what it was ahead of with it
+            self._ahead, self._full_halves = ahead, 0
+            self._unnoted.update(self._rows)
+        if ahead is not None:
+            ahead.settle(self._committed)
+        if self._waiting:
+            self._write_now()
+        else:
+            self._write_soon()
 
-    def _written(self, share: _Share, *, reserved: bool) -> None:
-        if share.cells:
-            self._committed = max(self._committed, *share.cells[::COLUMNS])
+    def _written(self, batch: _Batch, *, reserved: bool) -> None:
+        self._committed = batch.upto
+        self._unnoted.difference_update(batch.rows)
         if not reserved:
             self._fails(_WITHOUT_RESERVE)
-        elif share.cells:
+        elif batch.rows:
             self._writes()
-        if share.written is not None and not share.written.done():
-            share.written.set_result(None)
+        for each in batch.waiting:
+            if not each.done():
+                each.set_result(None)
 
-    def _not_written(self, share: _Share, error: Exception) -> None:
-        for number, document_id in zip(share.cells[::COLUMNS], share.cells[1::COLUMNS], strict=True):
-            if number > self._committed and self._numbers.get(document_id) == number:
-                del self._numbers[document_id]
-        self._forgotten += share.forgotten
+    def _not_written(self, batch: _Batch, error: Exception) -> None:
+        """Keep for the next batch what was noted; whoever waits for the rest hears that it is not kept."""
+        for number, entry in batch.rows.items():
+            if number in self._unnoted and number > self._committed and self._numbers.get(entry.document_id) == number:
+                del self._numbers[entry.document_id]
+        self._rows = {n: entry for n, entry in batch.rows.items() if n not in self._unnoted} | self._rows
+        self._unnoted.difference_update(batch.rows)
+        self._forgotten += batch.forgotten
         self._fails(f"journal: {sentence(error)}")
-        if share.written is not None and not share.written.done():
-            share.written.set_exception(JournalUnavailable(self._failing))
+        for each in batch.waiting:
+            if not each.done():
+                each.set_exception(JournalUnavailable(self._failing))
 
     async def _probe(self) -> bool:
-        thread, empty = self._opened(), not self._numbers
+        thread, empty, newest = self._opened(), not self._numbers, self._next - 1
         try:
             await thread.call(lambda own: own.probe(empty=empty))
         except Exception as error:  # noqa: BLE001 - whatever it is, the journal goes on failing for it
             self._fails(f"journal: {sentence(error)}")
             return False
+        if empty and self._ahead is not None:  # the file may have begun anew, without the number of what was forgotten
+            self._ahead.settle(newest)
         self._writes()
         return True
 
@@ -290,6 +353,10 @@ class Journal:
         self._fails_now.clear()
 
 
+def _not_open() -> JournalUnavailable:
+    return JournalUnavailable("journal: not open")
+
+
 async def _first_of(event: asyncio.Event, seconds: float) -> None:
     """Wait for the event, `seconds` at most."""
     try:
@@ -297,9 +364,3 @@ async def _first_of(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
-
-
-def _drained(shares: "deque[_Share]") -> Iterator[_Share]:
-    """Take what is there, and what comes while it is taken."""
-    while shares:
-        yield shares.popleft()

@@ -6,6 +6,7 @@ and what is written twice has the same id, which the audit store refuses as alre
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ from typing import Protocol
 import structlog
 
 from worker.errors import JournalUnavailable
+from worker.journal.ahead import read_ahead
 from worker.journal.entry import JournalEntry
 from worker.journal.fault import Fault, fault_of, sentence
 from worker.journal.file import Contents, read_contents, read_entries
@@ -31,28 +33,43 @@ Write = Callable[[Sequence[JournalEntry]], Awaitable[None]]
 class Orphan:
     """One journal of a dead worker, claimed: no other process touches it until it is done or released."""
 
-    def __init__(self, thread: JournalThread, claim: Claim, contents: Contents) -> None:
-        """Take over the claim."""
+    def __init__(self, thread: JournalThread, claim: Claim, found: "_Found") -> None:
+        """Take over the claim, and what a first look found."""
         self._thread = thread
         self._claim = claim
-        self.worker_id = contents.worker_id
+        self.worker_id = found.contents.worker_id
+        self._no_more_rows = found.contents.empty
+        self._ahead = found.ahead
+        self._fault = found.fault
         self._read_up_to = 0
 
     async def read(self) -> Sequence[JournalEntry]:
         """The next entries in the order they were appended, bounded in number and octets; empty after the last.
 
-        Raises JournalUnavailable where the file is torn from here on (it was set aside then) or
-        cannot be read now (it stays).
+        Raises JournalUnavailable where the file is torn (it was set aside then) or cannot be read
+        now (it stays), after all that can be read.
         """
+        rows = () if self._no_more_rows else await self._rows()
+        if rows:
+            return rows
+        found, self._ahead = self._ahead[:BATCH_ENTRIES], self._ahead[BATCH_ENTRIES:]
+        if not found and self._fault is not None:
+            await self._thread.call(partial(_after_failed_reading, self._claim, self._fault))
+            msg = f"journal: {self._claim.database}: {sentence(self._fault)}"
+            raise JournalUnavailable(msg) from self._fault
+        return found
+
+    async def _rows(self) -> Sequence[JournalEntry]:
         path, after = self._claim.database, self._read_up_to
+        rows: Sequence[JournalEntry] = ()
         try:
-            self._read_up_to, found = await self._thread.call(
+            self._read_up_to, rows = await self._thread.call(
                 lambda _: read_entries(path, after, BATCH_ENTRIES, _BATCH_OCTETS)
             )
-        except Exception as error:
-            await self._thread.call(partial(_after_failed_reading, self._claim, error))
-            raise JournalUnavailable(f"journal: {path}: {sentence(error)}") from error
-        return found
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is ahead of the file can be read
+            self._fault = error
+        self._no_more_rows = not rows
+        return rows
 
     async def done(self) -> None:
         """Remove the file: all of its entries are durable elsewhere."""
@@ -110,7 +127,16 @@ async def _read(orphan: Orphan) -> Sequence[JournalEntry] | None:
         return None
 
 
-def _claim(folder: Path, name: str) -> tuple[Claim, Contents] | None:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a first look at a journal found: rows, entries ahead of them, or why the file cannot be read."""
+
+    contents: Contents
+    ahead: Sequence[JournalEntry]
+    fault: Exception | None = None
+
+
+def _claim(folder: Path, name: str) -> tuple[Claim, _Found] | None:
     try:
         claim = claim_left_behind(folder, name)
     except OSError as error:
@@ -118,20 +144,28 @@ def _claim(folder: Path, name: str) -> tuple[Claim, Contents] | None:
         return None
     if claim is None:
         return None
-    contents = _inspect(claim)
-    return (claim, contents) if contents else None
-
-
-def _inspect(claim: Claim) -> Contents | None:
-    """What there is to ship; where there is nothing, the claim is dealt with."""
     try:
-        contents = read_contents(claim.database) if claim.database.exists() else Contents("", empty=True)
-        if not contents.empty:
-            return contents
-        claim.remove()
+        found = _look_at(claim)
+        if found is None:
+            claim.remove()
     except Exception as error:  # noqa: BLE001 - no file may keep a worker from starting
         _after_failed_reading(claim, error)
-    return None
+        return None
+    return (claim, found) if found else None
+
+
+def _look_at(claim: Claim) -> _Found | None:
+    """What there is to ship, None for nothing; raises what reading raises where nothing at all can be read."""
+    contents, fault = Contents("", empty=True), None
+    try:
+        if claim.database.exists():
+            contents = read_contents(claim.database)
+    except Exception as error:  # noqa: BLE001 - what is ahead of the file can be read all the same
+        fault = error
+    ahead = read_ahead(claim.ahead, contents.newest)
+    if fault is not None and not ahead:
+        raise fault
+    return _Found(contents, ahead, fault) if ahead or not contents.empty else None
 
 
 def _after_failed_reading(claim: Claim, error: Exception, _: object = None) -> None:

@@ -25,6 +25,7 @@ class Claim:
         """Take over `handle`, which is locked."""
         self.database = folder / f"{name}.db"
         self.reserve = folder / f"{name}.reserve"
+        self.ahead = folder / f"{name}.ahead"
         self._lock = _lock_path(folder, name)
         self._handle = handle
         _claims.add(self)
@@ -46,7 +47,7 @@ class Claim:
     def set_aside(self) -> Path:
         """Keep a broken database under another name, with its WAL, for whoever can read it; let go."""
         kept = self.database.with_name(self.database.name + _BROKEN)
-        for path in (*self._beside, self.database):
+        for path in (self.ahead, *self._beside, self.database):
             if path.exists():
                 path.rename(path.with_name(path.name + _BROKEN))
         self._let_go()
@@ -54,6 +55,7 @@ class Claim:
 
     def _let_go(self) -> None:
         self.reserve.unlink(missing_ok=True)
+        self.ahead.unlink(missing_ok=True)
         self._lock.unlink(missing_ok=True)
         self.release()
 

@@ -21,7 +21,7 @@ only once the connection does publish, and confirms what it had read by then whe
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pika
 import structlog
@@ -32,6 +32,7 @@ from pika.exceptions import AMQPConnectionError, AMQPError
 
 from worker.errors import BrokerUnavailable
 from worker.rabbit.addresses import addresses, host_of, parameters_of
+from worker.rabbit.event_loop import ReadsToTheEnd
 
 log = structlog.get_logger(__name__)
 
@@ -128,6 +129,7 @@ async def _open(url: str, name: str, timeout_s: float) -> Link:
         on_open_callback=lambda _c: _resolve(opened, None),
         on_open_error_callback=lambda _c, error: _resolve(lost, _words(error)),
         on_close_callback=lambda _c, error: _resolve(lost, _words(error)),
+        custom_ioloop=cast("asyncio.AbstractEventLoop", ReadsToTheEnd(loop)),
     )
     try:
         async with asyncio.timeout(timeout_s):

@@ -334,6 +334,10 @@ class Consumer:
             log.warning("could not move an event on: it goes back", queue=onward.queue, reason=str(error))
             await asyncio.sleep(_REFUSAL_PAUSE_S)
             return Answer.RETURNED
+        except Exception:  # without an answer the broker would keep it for this worker, who has forgotten it
+            log.exception("moving an event on surprised: it comes again", queue=onward.queue)
+            await asyncio.sleep(_SURPRISE_PAUSE_S)
+            return Answer.FAILED
         return Answer.DONE
 
     async def _drain(self, link: Link) -> None:

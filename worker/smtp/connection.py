@@ -18,6 +18,7 @@ from worker.delivery.ports import Answer, Fault, Phase, SmtpReply
 from worker.smtp.commands import LocalProtocolError
 from worker.smtp.dial import Dialled
 from worker.smtp.job import Job, Owner
+from worker.smtp.last_words import last_words
 from worker.smtp.outbox import Outbox
 from worker.smtp.transaction import Engine
 from worker.smtp.under_way import Event, Finished
@@ -30,6 +31,7 @@ FINAL_S = 600.0
 CLOSING = 421
 IDLE_S = 30.0
 QUIT_S = 2.0
+_LOOK_AGAIN_S = 0.01
 
 
 class SmtpConnection(asyncio.Protocol):
@@ -59,6 +61,7 @@ class SmtpConnection(asyncio.Protocol):
         self._shortest_s = min(timeout_s, DATA_S, IDLE_S, final_s)
         self._timer: asyncio.TimerHandle | None = None
         self._moved_at = 0.0
+        self._looked_again = False
         self._timed_out = False
         self._quitting = False
         self._farewell: SmtpReply | None = None
@@ -146,9 +149,10 @@ class SmtpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Settle everything that is still under way."""
-        del exc  # what it would say, the answers say by phase
         unsent = self._outbox.never_left()
         engine = self._engine
+        if exc is not None and not engine.idle:  # after an EOF, or an end of our own, all has been read
+            self._settle(engine.receive(last_words(self._transport), unsent))
         self._settle(engine.timeout(unsent) if self._timed_out else engine.connection_lost(unsent))
         if self._timer:
             self._timer.cancel()
@@ -206,6 +210,7 @@ class SmtpConnection(asyncio.Protocol):
     def _restart_wait(self) -> None:
         """Begin the wait for what is due now; how long that may take is asked when the timer goes off."""
         self._moved_at = self._loop.time()
+        self._looked_again = False
         if self._timer is None and not self._quitting:
             self._arm(self._moved_at + self._shortest_s)
 
@@ -238,6 +243,11 @@ class SmtpConnection(asyncio.Protocol):
             self._arm(min(deadline, now + self._shortest_s))
         elif self._engine.idle:
             self.retire()
+        elif not self._looked_again:
+            # A process that stood still has timers that are due and replies that nobody has read yet, and the timers
+            # may come first. Between two of them the loop looks at its sockets.
+            self._looked_again = True
+            self._arm(now + _LOOK_AGAIN_S)
         else:
             self._timed_out = True
             self._transport.abort()

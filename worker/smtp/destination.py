@@ -227,7 +227,7 @@ class Destination:
             self._limit.accepted()
         if not job.answered.done():
             took_ms = (time.perf_counter() - job.began) * 1000
-            job.answered.set_result(TransactionResult(answers, connection.tls, connection.connect_ms, took_ms))
+            job.answer(TransactionResult(answers, connection.tls, connection.connect_ms, took_ms))
         connection.connect_ms = 0.0  # whoever comes next did not have to wait for it
 
     def available(self, connection: SmtpConnection) -> None:

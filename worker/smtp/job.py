@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from worker.delivery.ports import Answer, MailEnvelope, RenderedMessage, SmtpReply, TransactionResult
+from worker.delivery.ports import Answer, Heard, MailEnvelope, RenderedMessage, SmtpReply, TransactionResult
 
 if TYPE_CHECKING:
     from worker.smtp.connection import SmtpConnection
@@ -25,11 +25,23 @@ class Job:
     began: float = 0.0
     reused: bool = False
     put_back: bool = False
+    heard: Heard | None = None
+
+    def answer(self, result: TransactionResult) -> None:
+        """Give the sender its result, unless nobody waits any more; `heard` has it first, and at once."""
+        if self.answered.done():
+            return
+        try:
+            if self.heard is not None:
+                self.heard(result)
+        except Exception as error:  # noqa: BLE001 - raised at the sender, as a connection has no use for it
+            self.answered.set_exception(error)
+        else:
+            self.answered.set_result(result)
 
     def answer_all(self, answer: Answer) -> None:
         """Give every recipient the same answer, unless nobody waits any more."""
-        if not self.answered.done():
-            self.answered.set_result(TransactionResult(dict.fromkeys(self.envelope.recipients, answer)))
+        self.answer(TransactionResult(dict.fromkeys(self.envelope.recipients, answer)))
 
 
 class Owner(Protocol):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from schemas.smtp_config import Scope, SmtpConfig, TlsMode
-from worker.delivery.ports import Answer, Fault, MailEnvelope, Phase, RenderedMessage, TransactionResult
+from worker.delivery.ports import Answer, Fault, Heard, MailEnvelope, Phase, RenderedMessage, TransactionResult
 from worker.smtp.connection import QUIT_S, SmtpConnection
 from worker.smtp.destination import Destination
 from worker.smtp.dial import DialFailed, Dialled, dial
@@ -73,7 +73,9 @@ class SmtpPool:
         self._open = 0
         self._closed = False
 
-    async def send(self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage) -> TransactionResult:
+    async def send(
+        self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage, heard: Heard | None = None
+    ) -> TransactionResult:
         """Run one transaction on a reused or new connection of `config`; faults are answers.
 
         A caller that is cancelled takes its message back, unless a connection has it already.
@@ -84,7 +86,7 @@ class SmtpPool:
         try:
             if not self._room.enters(guest, octets):
                 await self._room.wait(guest, octets)
-            job = Job(envelope, message, destination.loop.create_future())
+            job = Job(envelope, message, destination.loop.create_future(), heard=heard)
             try:
                 destination.waiting.append(job)
                 self._serve(destination)

@@ -15,8 +15,8 @@ from worker.embedded.audit import SqliteAudit
 
 
 def refresh(server, prefix):
-    """Make what was written visible to searches now, not within the second."""
-    request = urllib.request.Request(f"{server.url}/{prefix}-*/_refresh", method="POST")
+    """Make what was written, proofs in their hidden index too, visible to searches now, not within the second."""
+    request = urllib.request.Request(f"{server.url}/{prefix}-*/_refresh?expand_wildcards=all", method="POST")
     urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
 
 

@@ -305,3 +305,34 @@ class TestOpenSearchAway:
         claims.away = True
         with pytest.raises(AuditUnavailable):
             await claims.claim(key())
+
+
+class TestHundredsAtOnce:
+    """A tier gives nothing back before its first is due, so that suspects come back together."""
+
+    async def test_hundreds_that_ask_in_one_moment_share_a_few_calls(self, over_opensearch_claims, monkeypatch):
+        calls = Counter()
+        request = OpenSearchLink.request
+
+        async def counted(link, call):
+            calls[call.path.rpartition("/")[2]] += 1
+            return await request(link, call)
+
+        monkeypatch.setattr(OpenSearchLink, "request", counted)
+        workers = [over_opensearch_claims.start(f"w{n}", renewing=False) for n in range(3)]
+        wanted = [key(number) for number in range(300)]
+        granted = await asyncio.gather(*(worker.claim(each) for each in wanted for worker in workers))
+        assert [sum(granted[3 * n : 3 * n + 3]) for n in range(300)] == [1] * 300
+        assert calls["_bulk"] <= 3 * 4  # two hundred in one, and the first leaves before the others have come
+        taken = [worker for n, worker in enumerate(workers * 300) if granted[n]]
+        await asyncio.gather(*(worker.release(each) for worker, each in zip(taken, wanted, strict=True)))
+        assert all(await asyncio.gather(*(workers[0].claim(each) for each in wanted)))
+        assert calls.total() - calls["_bulk"] == 3, "each looks for the template once"
+
+    async def test_who_is_refused_hears_why_and_the_others_are_served(self, over_opensearch_claims):
+        claims = over_opensearch_claims.start("w", renewing=False)
+        await over_opensearch_claims.started[0].claim(key(1))
+        refused = claims._updates.update("1" * 40, b'{"doc":{"until":"not a time"},"doc_as_upsert":true}')
+        answers = await asyncio.gather(refused, claims.claim(key(1)), claims.claim(key(2)), return_exceptions=True)
+        assert (answers[0].status, answers[1:]) == (400, [False, True])
+        assert "until" in answers[0].reason

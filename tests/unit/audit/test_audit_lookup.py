@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 
 import pytest
@@ -73,6 +74,36 @@ async def test_few_askers_go_on_in_one_turn_of_the_loop(silent):
         turn += 1
         await asyncio.sleep(0)
     assert len(went_on) == 200
+    assert max(Counter(went_on).values()) <= 50
+    transport.held.set()
+    await lookup.close()
+
+
+async def test_few_go_on_in_one_turn_of_the_loop_though_the_patience_of_more_ends_meanwhile(monkeypatch):
+    first, second = (tuple(audit_record(n) for n in some) for some in (range(70), range(70, 140)))
+    transport, turn, went_on = holding(*first, *second), 0, []
+    transport.held.clear()
+    expire = RecordLookup._expire
+
+    def expire_slowly(lookup):
+        expire(lookup)
+        time.sleep(0.01)
+
+    monkeypatch.setattr(RecordLookup, "_expire", expire_slowly)
+    lookup = lookup_over(transport, patience_s=0.05)
+
+    async def ask(record):
+        with contextlib.suppress(AuditUnavailable):
+            await lookup.recorded(ids_of(record))
+        went_on.append(turn)
+
+    asking = [asyncio.ensure_future(ask(record)) for record in first]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0.015)
+    asking += [asyncio.ensure_future(ask(record)) for record in second]
+    while not all(each.done() for each in asking):
+        turn += 1
+        await asyncio.sleep(0)
     assert max(Counter(went_on).values()) <= 50
     transport.held.set()
     await lookup.close()

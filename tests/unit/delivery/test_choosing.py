@@ -22,6 +22,7 @@ from worker.delivery.ports import (
     Ack,
     Answer,
     Fault,
+    Heard,
     Incoming,
     Lane,
     Later,
@@ -82,8 +83,10 @@ class Witness(FakeMailer):
 
     told: dict[str, list[tuple[str, Answer]]] = field(default_factory=lambda: defaultdict(list))
 
-    async def send(self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage) -> TransactionResult:
-        result = await FakeMailer.send(self, config, envelope, message)
+    async def send(
+        self, config: SmtpConfig, envelope: MailEnvelope, message: RenderedMessage, heard: Heard | None = None
+    ) -> TransactionResult:
+        result = await FakeMailer.send(self, config, envelope, message, heard)
         for recipient, answer in result.answers.items():
             self.told[recipient].append((config.display_name, answer))
         return result

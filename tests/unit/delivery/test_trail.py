@@ -26,11 +26,15 @@ class Journal:
         self.came: list[Document] = []
         self.full = False
 
-    async def append(self, entries: Sequence[Document]) -> None:
+    def append(self, entries: Sequence[Document]) -> "asyncio.Future[None]":
+        appended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.full:
-            raise JournalUnavailable("journal: the disk is full")
+            appended.set_exception(JournalUnavailable("journal: the disk is full"))
+            return appended
         self.came += entries
         self.kept |= {entry.document_id: entry for entry in entries}
+        appended.set_result(None)
+        return appended
 
     def forget(self, document_ids: Iterable[str]) -> None:
         for each in document_ids:
@@ -77,6 +81,15 @@ async def writing(trail: Trail, *records: AuditRecord) -> "asyncio.Task[None]":
     for _ in range(3):
         await asyncio.sleep(0)
     return task
+
+
+async def test_a_record_is_the_journals_before_the_call_returns() -> None:
+    """Whoever reads a 250 in a long turn of the loop must not wait for the next one."""
+    journal, audit = Journal(), Audit()
+    writing = Trail(journal, audit, Chain("w")).write([record("a@example.com")])
+    assert [each.document_id for each in journal.came] == [record("a@example.com").document_id]
+    audit.gate.set()
+    await writing
 
 
 async def test_a_record_is_in_the_journal_until_the_audit_has_it() -> None:

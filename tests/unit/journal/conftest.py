@@ -1,5 +1,7 @@
 """Journals for the tests, open and left behind."""
 
+import contextlib
+import errno
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -7,15 +9,49 @@ from pathlib import Path
 import pytest
 
 from tests.support.journal import RESERVE_OCTETS, play
+from worker.journal import own
 from worker.journal.journal import Journal
 
 
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
-    opened = Journal(tmp_path / "journals", worker_id="w1", reserve_octets=RESERVE_OCTETS)
-    await opened.open()
-    yield opened
-    await opened.close()
+    """As usual: with memory that outlives the process ahead of the file."""
+    async with opened(tmp_path) as mapped:
+        yield mapped
+
+
+@pytest.fixture
+async def unmapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Journal]:
+    """On a file system that maps no files: what is kept is committed."""
+    map_nothing(monkeypatch)
+    async with opened(tmp_path) as without:
+        yield without
+
+
+@pytest.fixture(params=["ahead of the file", "into the file"])
+async def either(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Journal]:
+    """One after the other, for what holds in both cases."""
+    if request.param == "into the file":
+        map_nothing(monkeypatch)
+    async with opened(tmp_path) as one:
+        yield one
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Journal]:
+    journal = Journal(folder / "journals", worker_id="w1", reserve_octets=RESERVE_OCTETS)
+    await journal.open()
+    yield journal
+    await journal.close()
+
+
+def map_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unmapped(*_: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(own, "Ahead", unmapped)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import sqlite3
 import pytest
 import structlog
 
+from tests.support.journal import play
 from tests.support.journal_processes import entry
 from worker.journal.left_behind import ship_left_behind
 
@@ -48,6 +49,24 @@ async def test_a_dead_workers_entries_are_shipped_in_order_and_in_bounded_batche
     assert shipped.ids == [f"left-{n}" for n in range(COUNT)]
     assert shipped.sizes == [500, 500, 203]
     assert others(folder, own) == []
+
+
+async def test_what_no_file_has_yet_follows_its_rows_in_batches_as_bounded(journal, folder, own):
+    play("leave", folder, 3, 1200)
+    shipped = Shipped()
+    assert await ship_left_behind(journal, shipped) == 1203
+    assert shipped.ids == [f"left-{n}" for n in range(1203)]
+    assert shipped.sizes == [3, 500, 500, 200]
+    assert others(folder, own) == []
+
+
+async def test_what_was_ahead_of_a_broken_file_is_shipped(journal, folder, own):
+    play("leave", folder, 3, 20)
+    tear_everything(next(path for path in folder.glob("*.db") if path.stem != own))
+    shipped = Shipped()
+    assert await ship_left_behind(journal, shipped) == 20
+    assert shipped.ids == [f"left-{n}" for n in range(3, 23)]
+    assert all(name.endswith(".broken") for name in others(folder, own))
 
 
 async def test_an_orphan_says_whose_it_was(journal, leave_behind):
@@ -120,7 +139,7 @@ async def test_what_can_be_read_of_a_torn_file_is_shipped_before_it_is_set_aside
         found = await ship_left_behind(journal, shipped)
     assert 500 <= found < COUNT
     assert [each["log_level"] for each in logs].count("error") == 2
-    assert others(folder, own) == [f"{database.name}.broken"]
+    assert others(folder, own) == [f"{database.stem}.ahead.broken", f"{database.name}.broken"]
 
 
 async def test_a_torn_end_of_the_wal_costs_only_what_was_not_committed(journal, folder, own, leave_behind):

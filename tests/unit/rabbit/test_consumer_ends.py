@@ -104,13 +104,23 @@ async def test_what_is_to_rest_is_published_told_and_only_then_acknowledged() ->
     assert (world.channel.answers, world.told[0]) == ([("ack", 1)], True)
 
 
-async def test_what_could_not_be_moved_goes_back_and_another_copy_may_try(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (PublishRefused("full"), "nack"),
+        (RuntimeError("a mistake, ours or a library's"), "reject"),  # which counts: it may be so each time
+    ],
+)
+async def test_what_could_not_be_moved_goes_back_and_another_copy_may_try(
+    monkeypatch, error: Exception, answer: str
+) -> None:
     monkeypatch.setattr(module, "_REFUSAL_PAUSE_S", 0.0)
+    monkeypatch.setattr(module, "_SURPRISE_PAUSE_S", 0.0)
     world = World()
-    world.publisher.error = PublishRefused("full")
+    world.publisher.error = error
     world.end(world.resting())
     await world.settled()
-    assert (world.channel.answers, world.told[0]) == ([("nack", 1)], False)
+    assert (world.channel.answers, world.told[0]) == ([(answer, 1)], False)
 
 
 async def test_a_handler_that_fails_has_its_event_rejected_to_come_again(monkeypatch) -> None:

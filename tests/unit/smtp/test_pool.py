@@ -329,3 +329,30 @@ async def test_a_pause_that_is_over_in_no_time_is_still_noticed(pool) -> None:
         for _ in range(3):
             found._block_until(asyncio.get_running_loop().time() + 0.0001)
         assert codes([await asyncio.wait_for(pool.send(config, envelope(), message()), 10)]) == [250]
+
+
+async def test_a_result_is_heard_before_anybody_else_goes_on(pool) -> None:
+    """While the socket is read, in no task: whoever has the result then waits for no turn of the loop."""
+    heard = []
+    async with ScriptedServer() as server:
+        sending = asyncio.ensure_future(
+            pool.send(
+                server.config(),
+                envelope(),
+                message(),
+                lambda result: heard.append((result, asyncio.current_task(), sending.done())),
+            )
+        )
+        result = await sending
+    assert heard == [(result, None, False)]
+
+
+async def test_what_a_hearer_raises_is_raised_at_its_sender_and_the_connection_goes_on(pool) -> None:
+    def raises(_result) -> None:
+        raise ValueError("a mistake of ours")
+
+    async with ScriptedServer() as server:
+        with pytest.raises(ValueError, match="a mistake of ours"):
+            await pool.send(server.config(), envelope(), message("one"), raises)
+        await pool.send(server.config(), envelope(), message("two"))
+        assert len(server.sessions) == 1
