@@ -19,7 +19,7 @@ from tests.services.smtp_sink import SmtpSink
 from tests.support.events import make_event
 from tests.support.gates import as_, gate
 from tests.support.local_worker import LocalWorker, local_worker, mail, submit, submit_surely, until
-from tests.support.stalling_proxy import StallingProxy
+from tests.support.stalling_proxy import proxied
 from worker.api.events import events_router
 from worker.api.health import health_router
 from worker.api.server import make_application
@@ -245,17 +245,8 @@ def test_a_broker_that_is_killed_with_deliveries_on_their_way_is_missed_at_once(
     assert seconds < 2
 
 
-@contextlib.contextmanager
-def proxied(url: str, parameters: str = "heartbeat=2") -> Iterator[tuple[StallingProxy, str]]:
-    """A proxy before the broker, and the URL that leads through it."""
-    parts = urlsplit(url)
-    with StallingProxy("127.0.0.1", parts.port or 5672) as proxy:
-        through = parts._replace(netloc=f"guest:guest@127.0.0.1:{proxy.port}", query=parameters)
-        yield proxy, through.geturl()
-
-
 async def test_a_network_that_falls_silent_is_noticed_and_nothing_is_lost_or_mailed_twice(amqp_url: str) -> None:
-    with proxied(amqp_url) as (proxy, through):
+    with proxied(amqp_url, "heartbeat=2") as (proxy, through):
         async with local_worker(through) as worker, open_publisher(amqp_url) as upstream:
             worker.mailer.gate = asyncio.Event()
             await submit(upstream, mail("in-hand@x.test"))
@@ -279,7 +270,7 @@ async def test_a_network_that_falls_silent_is_noticed_and_nothing_is_lost_or_mai
 def test_a_worker_process_survives_a_silent_network(
     amqp_url: str, opensearch: Any, index_prefix: str, tmp_path: Any
 ) -> None:
-    with proxied(amqp_url) as (proxy, through), SmtpSink(dump=True) as sink:
+    with proxied(amqp_url, "heartbeat=2") as (proxy, through), SmtpSink(dump=True) as sink:
         site = Site(through, opensearch.url, index_prefix, tmp_path)
         site.env_extra |= {
             "FW_EVENT_SMTP_SERVER_ADDR": "localhost",

@@ -1,7 +1,8 @@
 """A network that forgets connections: nothing goes through any more, and neither end is told.
 
 That is what a firewall does that has dropped its state, or a switch that died: no FIN, no RST. A
-connection that stalled stays so, as it would there; those made after `flow` work.
+connection that stalled stays so, as it would there; those made after `flow` work. `cut` is the loud
+form: every connection ends at once, and so does each new one, until `flow`.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Self
+from urllib.parse import urlsplit
 
 _CHUNK = 65536
 _START_S = 5.0
@@ -24,6 +26,7 @@ class StallingProxy:
         self._gates: set[asyncio.Event] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stalled = False
+        self._cut_off = False
         self.port = 0
 
     def __enter__(self) -> Self:
@@ -41,6 +44,10 @@ class StallingProxy:
         """Let nothing through any more, and no new connection either; how many connections that hit."""
         return asyncio.run_coroutine_threadsafe(self._stall(), self._loop).result(_START_S)
 
+    def cut(self) -> int:
+        """End every connection, and each that is made before `flow`; how many there were."""
+        return asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(_START_S)
+
     def flow(self) -> None:
         """Let new connections through; those that stalled are gone for good."""
         self._loop.call_soon_threadsafe(self._flow)
@@ -56,10 +63,21 @@ class StallingProxy:
             gate.clear()
         return len(self._gates)
 
+    async def _cut(self) -> int:
+        self._cut_off = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return len(tasks)
+
     def _flow(self) -> None:
-        self._stalled = False
+        self._stalled = self._cut_off = False
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._cut_off:
+            writer.close()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -87,10 +105,7 @@ class StallingProxy:
 
     async def _end(self) -> None:
         self._server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cut()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
@@ -101,3 +116,13 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate
         await writer.drain()
     await gate.wait()
     writer.close()
+
+
+@contextlib.contextmanager
+def proxied(url: str, parameters: str = "") -> Iterator[tuple[StallingProxy, str]]:
+    """A proxy before the server of a URL, and the URL that leads through it."""
+    parts = urlsplit(url)
+    user, _, _ = parts.netloc.rpartition("@")
+    with StallingProxy(parts.hostname or "127.0.0.1", parts.port or 5672) as proxy:
+        through = parts._replace(netloc=f"{user}@127.0.0.1:{proxy.port}", query=parameters)
+        yield proxy, through.geturl()
