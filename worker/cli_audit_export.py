@@ -65,6 +65,7 @@ async def _write(walk: "Walk", form: Format, file: BinaryIO) -> None:
         bar = progress.add_task("records", total=None)
         async for page in walk.pages():
             file.write(lines(page))
+            del page  # or it stays until the next is here, and there are two
             progress.update(bar, completed=walk.given, total=min(walk.total, walk.most))
     if walk.cut:
         file.write(cut_of(form, walk.most))

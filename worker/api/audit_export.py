@@ -80,8 +80,10 @@ async def _body(
 ) -> AsyncIterator[bytes]:
     lines = lines_of(form)
     yield head_of(form) + lines(shown_to(record, principal) for record in first)
+    del first  # or it stays as long as the stream
     async for page in pages:
         yield lines(shown_to(record, principal) for record in page)
+        del page  # or it stays until the next is here, and there are two
     if walk is not None and walk.cut:
         yield cut_of(form, walk.most)
 

@@ -60,6 +60,7 @@ class Walk:
                 self.given += len(records)
                 self.cut = len(records) < len(page.records) or (self.given == self.most and after is not None)
                 yield records
+                del page, records  # or they stay until the next page is here
                 if self.cut or after is None:
                     return
         finally:
