@@ -20,10 +20,15 @@ def test_a_long_turn_is_told_with_its_cpu_time_and_where_it_was(capsys: pytest.C
     async def work() -> None:
         watch = Watch(threading.get_ident(), clocks())
         watch.tick()
-        threading.Thread(target=watch.look, daemon=True).start()
-        await asyncio.sleep(2 * LONG_S)  # a wait is no turn
-        compute(3 * LONG_S)
-        await asyncio.sleep(0.05)
+        looking = threading.Thread(target=watch.look, daemon=True)
+        looking.start()
+        try:
+            await asyncio.sleep(2 * LONG_S)  # a wait is no turn
+            compute(3 * LONG_S)
+            await asyncio.sleep(0.05)
+        finally:
+            watch.ended.set()
+            looking.join()  # or it tells of the next test's turns
 
     asyncio.run(work())
     told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]

@@ -43,6 +43,7 @@ class Watch:
     thread: int
     last: Clocks
     seen: list[list[str]] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def tick(self) -> None:
         """Say how long the turn was that ends with this tick, and order the next tick."""
@@ -50,12 +51,12 @@ class Watch:
         if now.wall - self.last.wall > LONG_S + _TICK_S:
             self._say(now)
         self.seen, self.last = [], now
-        asyncio.get_running_loop().call_later(_TICK_S, self.tick)
+        if not self.ended.is_set():
+            asyncio.get_running_loop().call_later(_TICK_S, self.tick)
 
     def look(self) -> None:
-        """Look at the loop's thread for ever, and remember where it was while a turn took long."""
-        never = threading.Event()  # libfaketime, which may be under us, breaks time.sleep
-        while not never.wait(_LOOK_S):
+        """Look at the loop's thread until it `ended`, and remember where it was while a turn took long."""
+        while not self.ended.wait(_LOOK_S):  # libfaketime, which may be under us, breaks time.sleep
             late = time.monotonic() - self.last.wall
             if late > LONG_S and len(self.seen) < _LOOKS:
                 self.seen.append(_where(self.thread))
@@ -100,7 +101,10 @@ def watch_the_loop() -> None:
         watch = Watch(threading.get_ident(), clocks())
         watch.tick()
         threading.Thread(target=watch.look, daemon=True).start()
-        await run(self, stop)
+        try:
+            await run(self, stop)
+        finally:
+            watch.ended.set()
 
     Consumer.run = watched  # type: ignore[method-assign]
 

@@ -6,26 +6,46 @@ PIPELINING and without, and, where the mail may end in doubt, with `hold` and wi
 
 from dataclasses import dataclass
 
+import pytest
+
 from tests.peers.scripted import Act, End, Point, Script
+from worker.smtp.destination import Destination
+from worker.smtp.pool import SmtpPool
 
 Ending = tuple[str, ...]
 RETRIED: Ending = ("deferred", "accepted")
 DOUBT: Ending = ("in_doubt",)
+PATIENT_S = 30.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One fault: `ends` are the outcomes that may be recorded with `hold`; `kept` copies at the faulty connection."""
+    """One fault: `ends` are the outcomes that may be recorded with `hold`; `kept` copies at the faulty connection.
+
+    `timeout_s` is that of the faulty connection; those behind it are patient.
+    """
 
     name: str
     script: Script
     ends: tuple[Ending, ...]
     kept: int = 0
-    timeout_s: float = 5.0
+    timeout_s: float = PATIENT_S
     size: int = 0
 
     def __str__(self) -> str:
         return self.name
+
+
+def impatient_at_first(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have only the pool's first connection, the faulty one, wait so long: others come from a peer that is well."""
+    connect, limits = SmtpPool._connect, iter([seconds])
+
+    async def connect_so(pool: SmtpPool, destination: Destination) -> None:
+        limit = next(limits, PATIENT_S)
+        destination.config = destination.config.model_copy(update={"timeout_s": limit})
+        await connect(pool, destination)
+
+    patch.setattr(SmtpPool, "_connect", connect_so)
 
 
 def at(point: Point, **act: object) -> Script:
@@ -138,8 +158,9 @@ def _mute() -> list[Row]:
     return [
         *rows,
         Row("silence in the middle of a reply", Script(sends=30, cut_end=End.MUTE), (RETRIED,), timeout_s=0.2),
-        Row("silence after the dot, message kept", at(Point.DOT, end=End.MUTE, holds=True), (DOUBT,), 1, 0.2),
-        Row("silence after the dot, message not kept", at(Point.DOT, end=End.MUTE), (DOUBT,), 0, 0.2),
+        # Of the final reply alone: no other is to be late.
+        Row("silence after the dot, message kept", at(Point.DOT, end=End.MUTE, holds=True), (DOUBT,), 1),
+        Row("silence after the dot, message not kept", at(Point.DOT, end=End.MUTE), (DOUBT,)),
     ]
 
 

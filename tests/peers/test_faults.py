@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.peers.agreement import Sender, disagreements, record_for, sender_for
-from tests.peers.fault_table import ROWS, Row
+from tests.peers.fault_table import PATIENT_S, ROWS, Row, impatient_at_first
 from tests.peers.scripted import Offers, ScriptedPeer
 from worker.delivery.ports import Ack, Later, Park, Settlement
 
@@ -14,6 +14,13 @@ PIPELINING = pytest.mark.parametrize("pipelining", [True, False], ids=["pipeline
 DOUBTFUL = [row for row in ROWS if ("in_doubt",) in row.ends]
 
 pytestmark = pytest.mark.usefixtures("short_final_wait")
+
+
+@pytest.fixture(autouse=True)
+def faulty_connection_given_up_soon(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = getattr(request.node, "callspec", None) and request.node.callspec.params.get("row")
+    if row:
+        impatient_at_first(monkeypatch, row.timeout_s)
 
 
 def peer_for(row: Row, *, pipelining: bool, always: bool = False) -> ScriptedPeer:
@@ -29,7 +36,7 @@ async def send(row: Row, peer: ScriptedPeer, on_doubt: str) -> tuple[Sender, Set
     """Have one mail delivered to the peer; whatever it does, the two sides agree."""
     # A line for every KB: a single long one would be a different mail on the wire.
     text = ("x" * 998 + "\r\n") * (row.size // 1000) or "Hello.\r\n.leading dot\r\n"
-    async with sender_for(record_for(peer.port, timeout_s=row.timeout_s)) as sender:
+    async with sender_for(record_for(peer.port, timeout_s=PATIENT_S)) as sender:
         settlement = await sender.send(TO, on_doubt=on_doubt, text=text)
     assert disagreements(sender, [(k.message_id, k.recipient) for k in peer.kept]) == []
     assert peer.violations == []

@@ -8,7 +8,7 @@ import pytest
 
 from tests.peers.agreement import FROM, Sender, disagreements, record_for, sender_for
 from tests.peers.conftest import Authority
-from tests.peers.fault_table import RETRIED, Ending, at
+from tests.peers.fault_table import PATIENT_S, RETRIED, Ending, at, impatient_at_first
 from tests.peers.scripted import BEHAVED, PASSWORD, USER, End, Offers, Point, Script, ScriptedPeer
 from worker.delivery.ports import Ack, Later, Park, Settlement
 
@@ -36,7 +36,7 @@ class Row:
     modes: tuple[str, ...] = ("starttls",)
     lasting: bool = False
     kept: int = 0
-    timeout_s: float = 5.0
+    timeout_s: float = PATIENT_S
 
     def __str__(self) -> str:
         return self.name
@@ -158,12 +158,13 @@ async def send(peer: ScriptedPeer, mode: str, bundle: str, **options: object) ->
 @PIPELINING
 @pytest.mark.parametrize(("row", "mode"), CASES)
 async def test_after_a_fault_of_tls_the_mail_ends_as_the_table_says(
-    row: Row, mode: str, pipelining: bool, authority: Authority
+    row: Row, mode: str, pipelining: bool, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    impatient_at_first(monkeypatch, row.timeout_s)
     scripts = () if row.lasting else (row.script,)
     always = row.script if row.lasting else BEHAVED
     async with peer_for(*scripts, mode=mode, authority=authority, pipelining=pipelining, always=always) as peer:
-        sender, settlement = await send(peer, mode, authority.bundle, timeout_s=row.timeout_s)
+        sender, settlement = await send(peer, mode, authority.bundle, timeout_s=PATIENT_S)
         outcomes = tuple(sender.outcomes(TO))
         assert outcomes in row.ends
         ends = {"accepted": Ack, "in_doubt": Park}

@@ -16,7 +16,7 @@ RECORD = audit_record()
 IDS = ids_of(RECORD)
 
 
-def lookup_over(transport, patience_s=2.0):
+def lookup_over(transport, patience_s=30):
     return RecordLookup(OpenSearchLink(OpenSearchAccess("http://127.0.0.1:1"), transport), "test", patience_s)
 
 
@@ -182,12 +182,18 @@ async def test_an_asker_is_told_in_time_that_nobody_knows(hangs):
 async def test_each_asker_has_the_whole_patience():
     transport = holding(RECORD)
     transport.held.clear()
-    lookup = lookup_over(transport, patience_s=0.8)
+    lookup = lookup_over(transport, patience_s=30)
     first = asyncio.create_task(lookup.recorded(IDS))
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.05)
     second = asyncio.create_task(lookup.recorded(IDS))
+    await asyncio.sleep(0)
+    one, two = lookup._questions
+    assert two.deadline - one.deadline >= 0.04
+    one.deadline = 0  # as if the first had waited for all of its patience
+    lookup._expire()
     with pytest.raises(AuditUnavailable):
         await first
+    assert not two.answer.done()
     transport.held.set()
     assert await second == set(IDS)
 

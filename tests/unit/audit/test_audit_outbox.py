@@ -58,7 +58,7 @@ async def durable(server, queue, *, times=TIMES, **limits):
     opened = DurableAudit(audit, queue, times)
     opened.start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             yield opened
     finally:
         server.frozen.set()
@@ -66,7 +66,7 @@ async def durable(server, queue, *, times=TIMES, **limits):
 
 
 async def until(condition):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -138,11 +138,21 @@ class TestMessages:
 class TestRelieving:
     async def test_while_opensearch_answers_nothing_goes_into_the_outbox(self):
         server, queue = Server(), MemoryQueue()
-        async with durable(server, queue, flush_ms=TIMES.after_s * 600) as audit:
-            for start in (0, 25):
-                await asyncio.gather(*(audit.write([audit_record(n)]) for n in range(start, start + 25)))
-        assert queue.puts == 0
-        assert numbers(server) == list(range(50))
+        async with durable(server, queue, times=replace(TIMES, after_s=60), flush_ms=600_000, flush_docs=26) as audit:
+            for start in (0, 26):
+                writing = [asyncio.create_task(audit.write([audit_record(n)])) for n in range(start, start + 25)]
+                await until(lambda: audit._audit.writer.waiting == 25)
+                await self.looked_at(audit, aged_s=36)
+                assert queue.puts == 0
+                await asyncio.gather(audit.write([audit_record(start + 25)]), *writing)  # the one that fills a bulk
+        assert numbers(server) == list(range(52))
+
+    async def looked_at(self, audit, aged_s):
+        """Let what waits be as old as that, and be looked at once."""
+        for each in audit._audit.writer._unsettled:
+            each.ticket.since -= aged_s
+        audit._hurry.set()
+        await until(lambda: not audit._hurry.is_set())
 
     @pytest.mark.parametrize("way", ["away", "frozen", "status 429", "status 503", "items 429", "items 503"])
     async def test_writers_go_on_through_the_outbox_and_all_arrives_once_opensearch_takes_records(self, way):
@@ -237,7 +247,7 @@ class TestRelieving:
         async with durable(server, queue) as audit:
             writing = asyncio.create_task(audit.write([audit_record()]))
             await asyncio.sleep(0)
-            await audit.close(0.5)
+            await audit.close(20)  # returns as soon as the outbox has it
             await writing
         assert len(queue.messages) == 1
 

@@ -3,6 +3,7 @@
 import re
 import timeit
 from collections import Counter
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -267,8 +268,18 @@ def test_a_hostile_reply_text_costs_little():
 def test_the_common_acceptance_is_decided_within_microseconds():
     answer = Answer(Phase.FINAL, reply=SmtpReply(250, "2.0.0 Ok: queued as 4F1ABC2D3E"))
     decide(answer)
-    # The design asks for 5 us; a shared machine is given three times that before it is called a fault.
-    assert min(timeit.repeat(lambda: decide(answer), number=2000, repeat=5)) / 2000 < 15e-6
+    # The design asks for 5 us; a hundred steps are one where the machine is quick and nobody else uses it.
+    deciding, stepping = (_least_seconds(call) for call in (lambda: decide(answer), _hundred_steps))
+    assert deciding < 5 * stepping
+
+
+def _least_seconds(call: Callable[[], object]) -> float:
+    return min(timeit.repeat(call, number=2000, repeat=10))
+
+
+def _hundred_steps() -> None:
+    for _ in range(100):
+        pass
 
 
 def test_who_is_blamed_is_told_apart():

@@ -465,6 +465,6 @@ async def test_the_room_of_a_burst_is_given_back(journal, tmp_path):
     await journal.append([entry(each) for each in names])
     before = size()
     journal.forget(names)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while size() > before / 10:
             await asyncio.sleep(0.01)  # polling: a file announces nothing

@@ -1,6 +1,7 @@
 """Addresses in what servers said: every form that quotes one is taken out, and nothing else."""
 
 import time
+import timeit
 
 import pytest
 
@@ -137,6 +138,4 @@ def test_forgetting_one_leaves_the_others():
 def test_no_reply_of_a_hostile_server_costs_more_than_a_moment(piece):
     said = (piece * MAX_REPLY_CHARS)[:MAX_REPLY_CHARS]
     without_addresses(said, BOB)  # compiles
-    began = time.perf_counter()
-    without_addresses(said, BOB)
-    assert time.perf_counter() - began < 0.05
+    assert min(timeit.repeat(lambda: without_addresses(said, BOB), timer=time.process_time, number=1, repeat=3)) < 0.05

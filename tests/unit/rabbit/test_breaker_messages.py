@@ -142,12 +142,14 @@ async def test_a_thousand_records_go_in_messages_of_a_hundred(stream, exchange) 
 
 
 async def test_no_more_than_so_many_messages_a_second_are_published(stream, exchange) -> None:
+    began = asyncio.get_running_loop().time()
     publishing = asyncio.ensure_future(stream._publish_on())
     for n in range(100):
         stream.share(replace(OPEN, at=T + n))
         await asyncio.sleep(0.005)
     publishing.cancel()
-    assert 2 <= exchange.asked <= 0.5 * breaker_stream.PER_SECOND * 2 + 2
+    elapsed_s = asyncio.get_running_loop().time() - began
+    assert 2 <= exchange.asked <= elapsed_s * breaker_stream.PER_SECOND + 2
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("away"), PublishRefused("nack")])
@@ -178,10 +180,11 @@ async def test_what_was_not_told_yet_is_told_at_the_end(stream, exchange) -> Non
     assert exchange.changes == [OPEN]
 
 
-async def test_an_end_without_a_broker_does_not_wait_for_one(stream, exchange) -> None:
+async def test_an_end_without_a_broker_does_not_wait_for_one(stream, exchange, monkeypatch) -> None:
+    monkeypatch.setattr(breaker_stream, "CLOSE_S", 60.0)  # so that trying again until then is too long
     exchange.refusing = BrokerUnavailable("away")
     stream.share(OPEN)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await stream.close()
 
 

@@ -164,7 +164,7 @@ def after(condition: Callable[[], bool]) -> "asyncio.Future[None]":
     """Wait until `condition` holds, looking once each turn of the loop; a test's own timeout bounds it."""
 
     async def look() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():
                 await asyncio.sleep(0.002)
 

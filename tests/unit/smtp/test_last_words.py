@@ -34,6 +34,7 @@ class Abrupt:
 
     answer: bytes
     resets: bool = True
+    rings: socket.socket | None = None  # is told of the dot at once, without a turn of the loop
     listening: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     dot_came: threading.Event = field(default_factory=threading.Event)
     answers: threading.Event = field(default_factory=threading.Event)
@@ -51,7 +52,9 @@ class Abrupt:
                 if line[:4] in (b"EHLO", b"MAIL", b"RCPT", b"DATA"):
                     connection.sendall(reply.get(line[:4], b"250 ok\r\n"))
             self.dot_came.set()
-            self.answers.wait(5)
+            if self.rings:
+                self.rings.send(b"now")
+            self.answers.wait(30)
             connection.sendall(self.answer)
             if not self.resets:
                 self.gone.set()
@@ -68,9 +71,9 @@ async def _first_answer(server: Abrupt) -> Answer:
     threading.Thread(target=server.serve, daemon=True).start()
     pool, config = SmtpPool("client.test"), server.config()
     first = asyncio.ensure_future(pool.send(config, envelope(), message("one")))
-    await asyncio.to_thread(server.dot_came.wait, 5)
+    await asyncio.to_thread(server.dot_came.wait, 30)
     server.answers.set()
-    assert server.gone.wait(5)  # blocks the loop on purpose: the answer lies in the socket, and nobody has looked
+    assert server.gone.wait(30)  # blocks the loop on purpose: the answer lies in the socket, and nobody has looked
     await pool.send(config, envelope(), message("two"))  # awaits nothing before it has written
     await pool.close()
     return next(iter((await first).answers.values()))
@@ -86,22 +89,20 @@ def test_an_answer_in_the_socket_is_read_before_the_mail_is_in_doubt(
 
 
 async def _answer_of_one_that_stood_still() -> Answer:
-    server, (here, there) = Abrupt(b"250 taken\r\n", resets=False), socket.socketpair()
+    here, there = socket.socketpair()
+    server = Abrupt(b"250 taken\r\n", resets=False, rings=there)
     threading.Thread(target=server.serve, daemon=True).start()
     loop, pool = asyncio.get_running_loop(), SmtpPool("client.test")
 
     def stand_still() -> None:  # while sockets are looked at: uvloop runs timers next, and looks at no other before
         loop.remove_reader(here)
         server.answers.set()
-        assert server.gone.wait(5)
+        assert server.gone.wait(30)
         time.sleep(2 * FINAL_S)
 
     with here, there:
-        sending = asyncio.ensure_future(pool.send(server.config(), envelope(), message()))
-        await asyncio.to_thread(server.dot_came.wait, 5)
         loop.add_reader(here, stand_still)
-        there.send(b"now")
-        result = await sending
+        result = await pool.send(server.config(), envelope(), message())
     await pool.close()
     return next(iter(result.answers.values()))
 

@@ -23,6 +23,8 @@ class Account:
         self.hold = asyncio.Event()  # at the final dot
         self.hold.set()
         self.slow_s = 0.0
+        self.begun: list[float] = []  # when each login came, on the loop's clock
+        self.under_way = self.most_at_once = 0
 
     def __call__(self, _session, command):
         if command.startswith("AUTH"):
@@ -30,7 +32,11 @@ class Account:
         return self._held() if command == "." else None
 
     async def _login(self):
+        self.begun.append(asyncio.get_running_loop().time())
+        self.under_way += 1
+        self.most_at_once = max(self.most_at_once, self.under_way)
         await asyncio.sleep(self.slow_s)
+        self.under_way -= 1
         if self.right:
             self.accepted += 1
             return None
@@ -124,12 +130,15 @@ async def test_beside_connections_that_work_a_refused_login_is_tried_seldom_and_
     monkeypatch.setattr(destination, "PROVEN_S", 0.0)  # as if it had been dialled long ago
     monkeypatch.setattr(destination, "DIAL_AGAIN_S", 0.01)
     monkeypatch.setattr(destination, "LOGIN_AGAIN_S", 0.1)
-    account.right = False
+    account.right, account.slow_s = False, 0.02
     more = sends(pool, record, 100)
-    await asyncio.sleep(0.5)
+    await after(lambda: account.refused == 3)
+    account.right = True
     account.hold.set()
     assert found(await asyncio.gather(*first, *more)) == {(Phase.FINAL, 250)}
-    assert 2 <= account.refused <= 3  # at 0, 0.1 and 0.3 s
+    one, two, three = account.begun[1:4]  # the first of all was right
+    assert (two - one >= 0.09, three - two >= 0.19) == (True, True), account.begun
+    assert account.most_at_once == 1
 
 
 async def test_an_idle_record_grows_again_from_one_connection(pool, account, server, record, monkeypatch) -> None:

@@ -365,11 +365,11 @@ async def test_the_observer_sees_each_stage_as_it_ends_in_order() -> None:
 
 async def test_everything_together_takes_no_longer_than_its_limit() -> None:
     async with ScriptedServer(failing("RCPT", SILENCE)) as server:
-        report = await probe(server.config(), limits=Limits(stage_s=5.0, overall_s=0.6))
+        report = await probe(server.config(timeout_s=60), limits=Limits(stage_s=60, overall_s=2.0))
         await asyncio.wait_for(server.sessions[0].ended.wait(), 10)
     assert report.failed is not None
     assert (report.failed.name, report.failed.rule) == ("rcpt", "timed-out")
-    assert report.total_ms < 4000
+    assert report.total_ms < 15_000
 
 
 async def test_a_server_that_drips_its_reply_is_cut_off() -> None:
@@ -382,10 +382,10 @@ async def test_a_server_that_drips_its_reply_is_cut_off() -> None:
         return drip(session) if command.startswith("MAIL") else None
 
     async with ScriptedServer(script) as server:
-        report = await probe(server.config(), limits=QUICK)
+        report = await probe(server.config(), limits=Limits(stage_s=1.0, overall_s=30))
     assert report.failed is not None
     assert (report.failed.name, report.failed.rule) == ("mail", "timed-out")
-    assert report.total_ms < 2000
+    assert report.total_ms < 15_000
 
 
 async def test_a_cancelled_check_leaves_no_connection() -> None:

@@ -81,6 +81,18 @@ def record_of_acme(**changes):
     return SmtpConfig(**{"partner": "acme", "host": "mail.acme.test", "port": 587, "tls": TlsMode.NONE, **changes})
 
 
+async def unreachable_by(ways):
+    """Check once in every way at the same time: the reports, and when the first stage of each was told."""
+
+    async def timed(resolve):
+        seen, began = [], time.perf_counter()
+        report = await probe(resolve, lambda stage: seen.append((stage.name, time.perf_counter() - began)))
+        return report, seen[0][1]
+
+    reports, took = zip(*await asyncio.gather(*map(timed, ways.values())), strict=True)
+    return reports, took
+
+
 async def probe(resolve, observe=None, **record):
     return await check(
         record_of_acme(**record),
@@ -95,22 +107,17 @@ async def probe(resolve, observe=None, **record):
 
 
 async def test_whatever_keeps_a_server_out_of_reach_a_tenant_sees_the_same_at_the_same_time(ways) -> None:
-    async def timed(resolve):
-        seen, began = [], time.perf_counter()
-        report = await probe(resolve, lambda stage: seen.append((stage.name, time.perf_counter() - began)))
-        return report, seen[0][1]
-
-    found = dict(zip(ways, await asyncio.gather(*map(timed, ways.values())), strict=True))
-    documents = {name: report.to_json() for name, (report, _) in found.items()}
-    for document in documents.values():
-        del document["total_ms"]  # of the clock; its spread is looked at below
-    assert len({json.dumps(document, sort_keys=True) for document in documents.values()}) == 1
-    took = [seconds for _, seconds in found.values()]
-    assert min(took) >= REACH_S - 0.001
+    spreads = []
+    while len(spreads) < 3 and min(spreads, default=1.0) >= 0.2:  # a leak spreads every run, a busy machine some
+        reports, took = await unreachable_by(ways)
+        totals = [report.total_ms / 1000 for report in reports]
+        # The total is of the clock, and counts by its spread.
+        documents = [report.to_json() | {"total_ms": None} for report in reports]
+        assert len({json.dumps(document, sort_keys=True) for document in documents}) == 1
+        assert min(took) >= REACH_S - 0.001
+        spreads.append(max(max(took) - min(took), max(totals) - min(totals)))
     # One that is told at once would be told so much earlier; the turns of a busy loop are less.
-    assert max(took) - min(took) < 0.2
-    totals = [report.total_ms for report, _ in found.values()]
-    assert max(totals) - min(totals) < 200
+    assert min(spreads) < 0.2, spreads
 
 
 async def test_it_is_called_unreachable_with_no_address_and_no_reason(ways) -> None:
@@ -179,16 +186,16 @@ async def test_a_tenants_own_server_is_checked_in_full_and_its_address_stays_out
 
 async def test_once_there_is_a_connection_the_deadline_of_the_way_there_is_over() -> None:
     async def slow_banner():
-        await asyncio.sleep(REACH_S + 0.1)
+        await asyncio.sleep(1.2)
         return "220 hello"
 
     async with ScriptedServer(lambda _s, c: slow_banner() if c == "" else None) as server:
         report = await check(
-            server.config(partner="acme", host="mail.acme.test"),
+            server.config(partner="acme", host="mail.acme.test", timeout_s=30),
             ehlo_name="client.test",
             guard=EgressGuard((ip_network("127.0.0.0/8"),), ((1, 65535),)),
             audience=Audience.TENANT,
             resolve=resolving("127.0.0.1", port=server.port),
-            limits=LIMITS,
+            limits=Limits(tenant_reach_s=1.0),
         )
     assert report.ok

@@ -156,9 +156,9 @@ class TestOutcomes:
         self, make_trials, point, outcome, rule
     ) -> None:
         async with ScriptedPeer(at(point, end=End.MUTE)) as peer:
-            found = await make_trials(overall_s=0.3).verify(record(peer), CONTROLLER, MAIL)
+            found = await make_trials(overall_s=1.0).verify(record(peer, timeout_s=60), CONTROLLER, MAIL)
         assert (found.outcome, found.reason.split(":")[0]) == (outcome, rule)
-        assert 290 <= found.took_ms < 2000
+        assert 990 <= found.took_ms < 15_000
 
     @pytest.mark.parametrize("outcome", list(Outcome))
     def test_no_outcome_promises_another_attempt(self, outcome) -> None:
@@ -276,17 +276,20 @@ class TestTenants:
             found = await trials.verify(config, ACME, MAIL)
             return found, time.perf_counter() - began
 
-        found = await asyncio.gather(*map(tried, self.ways().values()))
-        told = [dataclasses.asdict(one) | VARYING for one, _ in found]
-        assert len({json.dumps(each, sort_keys=True) for each in told}) == 1
-        assert told[0]["reason"] == "unreachable: The server cannot be reached."
-        assert told[0]["reply"] == {"code": None, "enhanced": None, "text": "", "phase": "connect"}
-        took = [seconds for _, seconds in found]
-        assert min(took) >= REACH_S - 0.001
-        assert max(took) - min(took) < 0.2
+        spreads = []
+        while len(spreads) < 3 and min(spreads, default=1.0) >= 0.2:  # a leak spreads every run, a busy machine some
+            found = await asyncio.gather(*map(tried, self.ways().values()))
+            told = [dataclasses.asdict(one) | VARYING for one, _ in found]
+            assert len({json.dumps(each, sort_keys=True) for each in told}) == 1
+            assert told[0]["reason"] == "unreachable: The server cannot be reached."
+            assert told[0]["reply"] == {"code": None, "enhanced": None, "text": "", "phase": "connect"}
+            took = [seconds for _, seconds in found]
+            assert min(took) >= REACH_S - 0.001
+            spreads.append(max(took) - min(took))
+        assert min(spreads) < 0.2, spreads
         kept = [each.model_dump(exclude={"timestamp", "event_id", "event_time", "message_id", "timings"})
                 for each in audit.records.values()]  # fmt: skip
-        assert len(kept) == len(found)
+        assert len(kept) == len(found) * len(spreads)
         assert all(each == kept[0] for each in kept)
 
     async def test_the_controller_is_told_at_once_and_in_words(self, audit) -> None:
@@ -294,23 +297,23 @@ class TestTenants:
         trials = Trials(audit, EgressGuard(), ehlo_name="c.test", worker_id="w1", resolve=self.ways()["unresolvable"])
         found = await trials.verify(config, CONTROLLER, MAIL)
         assert (found.outcome, found.reason) == (Outcome.CONFIG_FAULT, "host-not-found: The host name does not exist.")
-        assert found.took_ms < 1000
+        assert found.took_ms < 4000  # a tenant is told after five seconds
 
     async def test_once_there_is_a_connection_the_deadline_of_the_way_there_is_over(self, make_trials) -> None:
         async def slow_banner():
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1.2)
             return "220 hello"
 
         async with ScriptedServer(lambda _s, c: slow_banner() if c == "" else None) as server:
-            found = await make_trials(reach_s=0.05).verify(server.config(partner="acme"), ACME, MAIL)
+            found = await make_trials(reach_s=1.0).verify(server.config(partner="acme", timeout_s=30), ACME, MAIL)
         assert found.accepted
 
     async def test_a_port_that_is_not_permitted_is_said_at_once(self, make_trials) -> None:
         config = SmtpConfig(partner="acme", host="mail.acme.test", port=8080, tls=TlsMode.NONE)
-        found = await make_trials(EgressGuard()).verify(config, ACME, MAIL)
+        found = await make_trials(EgressGuard(), reach_s=30).verify(config, ACME, MAIL)
         assert found.outcome is Outcome.CONFIG_FAULT
         assert found.hint.startswith("Use 587 or 465")
-        assert found.took_ms < REACH_S * 1000
+        assert found.took_ms < 15_000
 
     async def test_the_words_of_a_wider_scopes_server_stay_with_their_owner(self, make_trials, audit) -> None:
         script = at(Point.RCPT, say=b"550 5.1.1 No such user at mail.controller.internal\r\n")
