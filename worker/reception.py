@@ -27,8 +27,6 @@ if TYPE_CHECKING:  # a worker without an API does without FastAPI, too
     from worker.store.people import PeopleStore
     from worker.trials import Trials
 
-_HEAD_GRACE_S = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class Reception:
@@ -78,7 +76,7 @@ async def open_reception(settings: Settings, front: Front) -> AsyncIterator[Rece
             session_h=settings.session_h,
         )
         shelf = OutgoingShelf(store.database)
-        audit = await stack.enter_async_context(sealing(settings, front.audit, grace_s=_HEAD_GRACE_S))
+        audit = await stack.enter_async_context(sealing(settings, front.audit))
         shipping = Shipping(shelf, configs=front.teller, audit=audit, intake=front.intake)
         shipping.start()
         stack.push_async_callback(shipping.close)

@@ -109,7 +109,7 @@ class AuditReader:
         named["filter.type"] = "email.delivery"  # what a command changed is there, too
         query = urllib.parse.urlencode(named | {f"filter.{k}": v for k, v in filters.items()})
         asked = urllib.request.Request(f"{self._base}/event/v1/auditlog?&{query}", headers=self._headers)
-        with urllib.request.urlopen(asked, timeout=10) as response:
+        with urllib.request.urlopen(asked, timeout=60) as response:
             return json.load(response)
 
     def _get_or_told_to_wait(self, **filters: str) -> dict[str, Any]:

@@ -10,13 +10,22 @@ from typer.testing import CliRunner
 from tests.unit.config_topic.samples import ACME, BOX, DEV, KEY
 from worker.cli_config import config_app
 from worker.rabbit.config_topic import open_config_topic
+from worker.rabbit.connection import open_link
+from worker.rabbit.declaring import declare
 
 PATIENCE_S = 30
 SERVER = ("--host", "smtp.example.net", "--port", "587")
 
 
+async def declared(url):
+    link = await open_link(url, "test declares")
+    await declare(link)
+    await link.close()
+
+
 @pytest.fixture
 def env(amqp_url, tmp_path):
+    asyncio.run(declared(amqp_url))  # a command waits for 5 s in all, in which it would have to declare everything
     return {
         "POSTBOTE_AMQP_URL": amqp_url,
         "POSTBOTE_DATABASE_URL": f"sqlite:///{tmp_path / 'postbote.db'}",

@@ -3,12 +3,13 @@
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Site
+from tests.integration.conftest import PATIENCE_S, Site
 from tests.services import packages
 from tests.support.access import request, token_for
 
@@ -22,16 +23,27 @@ PARTNER_ADMIN = "admin@acme.example"
 
 
 def run_line(line: str, console: str, rsid: str) -> tuple[int, Any]:
-    """Run the line by the shell, with nothing added but the status at its end; returns the status and the JSON."""
+    """Run the line until it is not told to wait, as a client is to: an index may be in the making."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        status, body, retry_after = run_once(line, console, rsid)
+        if status != 503 or not retry_after or time.monotonic() > deadline:
+            return status, body
+        time.sleep(float(retry_after))
+
+
+def run_once(line: str, console: str, rsid: str) -> tuple[int, Any, str]:
+    """Run the line by the shell, with nothing added but two words at its end; the status, the JSON and Retry-After."""
     packages.install(["curl"], ["curl"])
-    script = f"{line} --silent --show-error --write-out '\\n%{{http_code}}'"
+    script = f"{line} --silent --show-error --write-out '\\n%{{http_code}} %header{{retry-after}}'"
     done = subprocess.run(
         ["bash", "-c", script],
         env={"CONSOLE": console, "RSID": rsid, "PATH": "/usr/bin:/bin"},
         capture_output=True, text=True, timeout=90, check=True,
     )  # fmt: skip
-    body, _, status = done.stdout.rpartition("\n")
-    return int(status), json.loads(body)
+    body, _, words = done.stdout.rpartition("\n")
+    status, _, retry_after = words.partition(" ")
+    return int(status), json.loads(body), retry_after
 
 
 def log_in(base: str, email: str, password: str) -> str:

@@ -17,6 +17,7 @@ from tests.support.events import make_event
 from tests.support.process import Postbote
 from worker.embedded.certificates import ensure_certificates
 from worker.embedded.sink import SmtpSink
+from worker.rabbit.config_stream import publish_marker
 from worker.rabbit.topology import CONFIG_STREAM
 
 SMTP_PASSWORD, NEW_SMTP_PASSWORD = "smtp-pass-6b1f0c", "smtp-pass-rotated-91d2"
@@ -134,15 +135,18 @@ def places(site: Site, api: Postbote, worker: Postbote, talk: Talk) -> dict[str,
 
 
 def raw_stream(amqp_url: str) -> str:
+    """Every message of the topic up to now: a marker behind them says where they end."""
+    marker = asyncio.run(publish_marker(amqp_url, "test marker"))
     connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
     channel = connection.channel()
-    channel.basic_qos(prefetch_count=50)
+    channel.basic_qos(prefetch_count=1)  # so that nothing behind the marker comes: a stream rejects a rejection
     bodies = []
     arguments = {"x-stream-offset": "first"}
-    for method, _, body in channel.consume(CONFIG_STREAM, inactivity_timeout=1, arguments=arguments):
-        if method is None:
-            break
+    for method, _, body in channel.consume(CONFIG_STREAM, inactivity_timeout=30, arguments=arguments):
+        assert method, "the marker does not come"
         bodies.append(body.decode())
+        if marker in bodies[-1]:
+            break
         channel.basic_ack(method.delivery_tag)
     connection.close()
     return "\n".join(bodies)

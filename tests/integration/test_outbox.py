@@ -14,6 +14,7 @@ import pytest
 from schemas.audit import Outcome
 from schemas.audit_query import AuditQuery
 from tests.integration.audit.conftest import refresh
+from tests.integration.audit.shipping import WRITTEN
 from tests.support.chains import faults_of, lengths_of
 from tests.unit.audit.audit_samples import audit_record
 from worker.audit.entries import Ticket, entry_of
@@ -28,7 +29,7 @@ from worker.proof.chain import Chain
 from worker.proof.sealed import SealedAudit
 from worker.rabbit import topology
 from worker.rabbit.connection import open_link
-from worker.rabbit.outbox_queue import RabbitOutbox
+from worker.rabbit.outbox_queue import PREFETCH, RabbitOutbox
 from worker.rabbit.publisher import Publisher
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +88,7 @@ async def numbers(opensearch, index_prefix):
     await search.close()
 
 
-async def until(condition, seconds=20.0):
+async def until(condition, seconds=60.0):
     """Wait for what only asking tells."""
     deadline = time.monotonic() + seconds
     while True:
@@ -121,9 +122,8 @@ async def test_writers_go_on_while_opensearch_is_away_and_each_record_arrives_on
     await audit.write([audit_record(0)])
     tasks = writing(audit, range(1, 50))
     await asyncio.to_thread(opensearch.stop if how == "stopped" else opensearch.pause)
-    began = time.monotonic()
-    await asyncio.gather(*tasks, *writing(audit, range(50, 500)))
-    assert time.monotonic() - began < 5.0  # generous: other tests may use the machine
+    async with asyncio.timeout(60):  # OpenSearch is away for longer: who waited for it would wait for ever
+        await asyncio.gather(*tasks, *writing(audit, range(50, 500)))
     for start in range(500, 800, 100):
         await asyncio.gather(*writing(audit, range(start, start + 100)))
     await until(lambda: audit.missing() is not None and audit.depth)
@@ -131,7 +131,7 @@ async def test_writers_go_on_while_opensearch_is_away_and_each_record_arrives_on
     await asyncio.to_thread(opensearch.start if how == "stopped" else opensearch.resume)
     back = time.monotonic()
     await until(lambda: audit.complete and audit.missing() is None)
-    assert time.monotonic() - back < 10.0
+    assert time.monotonic() - back < 30.0
     await until(lambda: holds(outbox, 0))
     assert await numbers() == set(range(800))
 
@@ -176,7 +176,7 @@ def documents_in(opensearch, index):
 async def test_writers_go_on_where_opensearch_is_away_from_the_beginning(outbox, opensearch, index_prefix, numbers):
     await asyncio.to_thread(opensearch.stop)
     async with running(opensearch.url, index_prefix, outbox) as audit:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await asyncio.gather(*writing(audit, range(100)))
         await asyncio.to_thread(opensearch.start)
         await until(lambda: audit.complete)
@@ -192,7 +192,7 @@ async def test_where_both_are_away_writers_wait_and_go_on_with_the_first_that_re
     done, _ = await asyncio.wait(tasks, timeout=2.0)
     assert not done
     await asyncio.to_thread(rabbitmq.start)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.gather(*tasks)
     await asyncio.to_thread(opensearch.start)
     await until(lambda: audit.complete)
@@ -214,17 +214,19 @@ async def test_killing_who_ships_in_the_middle_loses_and_doubles_nothing(
     outbox, amqp_url, opensearch, index_prefix, numbers
 ):
     count = 8000
-    await outbox.put(messages(range(count)))
+    packed = messages(range(count))
+    assert len(packed) > 3 * (WRITTEN + PREFETCH), "the processes that are killed cannot ship everything"
+    await outbox.put(packed)
     command = [sys.executable, "-m", "tests.integration.audit.shipping", amqp_url, opensearch.url, index_prefix]
     shipped = [0]
     for _ in range(3):
         process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
-        assert await process.stdout.readline() == b"shipping\n"
-        await until(lambda: more_than(opensearch, index_prefix, min(shipped[-1], count - 1)))
+        async with asyncio.timeout(120):
+            assert await process.stdout.readline() == b"middle\n"
         process.kill()
         await process.wait()
         shipped.append(await found(opensearch, index_prefix))
-    assert 0 < shipped[1] < count, "killed in the middle"
+        assert shipped[-2] < shipped[-1] < count, "killed in the middle"
     async with running(opensearch.url, index_prefix, outbox) as audit:
         await until(lambda: audit.complete)
     assert await numbers() == set(range(count))
@@ -248,10 +250,6 @@ async def test_several_workers_share_the_shipping(outbox, amqp_url, opensearch, 
 
 async def there(opensearch, index_prefix, count):
     return await found(opensearch, index_prefix) == count
-
-
-async def more_than(opensearch, index_prefix, count):
-    return await found(opensearch, index_prefix) > count
 
 
 async def found(opensearch, index_prefix):

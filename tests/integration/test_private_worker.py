@@ -104,8 +104,8 @@ def test_nothing_that_a_worker_leaves_behind_names_a_recipient_of_a_masked_or_ha
         reader.wait_for(1, eventid="nowhere")
         source = event["source"].replace("/", "%2F")
         seen = answers_of(site, running.base_url, source)
-        (found,) = reader.get(recipient=ZEBEDEE.upper())["records"]
-        assert len(reader.get(recipient=OPHELIA, outcome="accepted")["records"]) == 1
+        (found,) = reader.wait_for(1, recipient=ZEBEDEE.upper())
+        assert len(reader.wait_for(1, recipient=OPHELIA, outcome="accepted")) == 1
         assert running.terminate() == 0
         seen |= {"the log": "\n".join(running.lines)}
     seen |= {"the indices": everything_in(site), "the journal": files_below(site.folder / "journal")}

@@ -46,7 +46,7 @@ async def test_an_event_that_rests_comes_back_when_its_own_wait_is_over(amqp_url
         await b.take()
         left = time.monotonic()
         again = await b.take()
-        assert 0.25 < time.monotonic() - left < 3
+        assert 0.25 < time.monotonic() - left < 9, "the tier's own time is 10 s"
     own = {
         name: value for name, value in again.headers.items() if not name.startswith(("x-death", "x-first-", "x-last-"))
     }

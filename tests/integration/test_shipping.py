@@ -11,7 +11,7 @@ import pika
 import pytest
 
 from schemas.audit_query import AuditQuery
-from schemas.config_change import Changes, read_message
+from schemas.config_change import Changes, Marker, read_message
 from tests.control.shipping.shipping_samples import Desk, change_record
 from tests.integration.audit.conftest import refresh
 from tests.integration.test_rabbit import drained
@@ -21,6 +21,7 @@ from worker.backends import RabbitIntake
 from worker.delivery.ports import Lane
 from worker.rabbit import topology
 from worker.rabbit.config_publisher import ConfigPublisher
+from worker.rabbit.config_stream import publish_marker
 from worker.rabbit.config_topic import open_config_topic
 from worker.rabbit.publisher import Publisher
 from worker.settings import Settings
@@ -63,20 +64,22 @@ async def shipping(desk: Desk, amqp_url: str, opensearch_url: str, prefix: str) 
 
 
 def topic_versions(amqp_url: str) -> list[int]:
-    """The versions of every change in the topic, in its order."""
+    """The versions of every change in the topic up to now, in its order: a marker behind them says where they end."""
+    marker = asyncio.run(publish_marker(amqp_url, "test marker"))
     found: list[int] = []
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(amqp_url))) as connection:
         channel = connection.channel()
-        channel.basic_qos(prefetch_count=100)
+        channel.basic_qos(prefetch_count=1)  # so that nothing behind the marker comes: a stream rejects a rejection
         offset = {"x-stream-offset": "first"}
-        for method, _, body in channel.consume(topology.CONFIG_STREAM, arguments=offset, inactivity_timeout=2):
-            if method is None:
-                return found
+        for method, _, body in channel.consume(topology.CONFIG_STREAM, arguments=offset, inactivity_timeout=30):
+            assert method, "the marker does not come"
             message = read_message(body).message
             if isinstance(message, Changes):
                 found += [change.version for change in message.items]
+            if isinstance(message, Marker) and message.marker == marker:
+                return found
             channel.basic_ack(method.delivery_tag)
-    return found
+    raise AssertionError("the topic was deleted")
 
 
 async def subjects(opensearch, prefix: str) -> list[str]:

@@ -38,7 +38,7 @@ def test_a_worker_whose_broker_is_away_lives_says_so_and_begins_when_it_is_there
             status, problem = ask(f"{base}/v1/events", body_of(make_event("a@example.com")), site.token)
             assert (status, problem["title"]) == (503, "Not published")
             rabbitmq.start()
-            running.wait_for("consuming")
+            running.wait_for("consuming", count=2)  # both lanes: readiness wants them
             running.wait_for("publisher is connected")
             parts = dict.fromkeys(("publisher", "consumer", "audit", "journal", "configs"), "ok")
             assert ask(f"{base}/readyz") == (200, {"status": "ready", "parts": parts})

@@ -131,6 +131,8 @@ class Native:
 
     def start(self) -> None:
         """Write the configuration and become a server, as `nobody` when we are root."""
+        if self.process and self.process.alive():
+            return  # slow to answer, not gone: a second one on its folder would end, and be what is killed and frozen
         self._configure()
         self._hand_over()
         user = NOBODY if os.geteuid() == 0 else None
@@ -141,7 +143,7 @@ class Native:
             command = [*_stage_script(self.node), str(self.home), str(self.node), self.heap]
         self.process = spawn(self.session, command, log=log, env=env, user=user, cwd=self.node)
         # Another node may still be starting on this machine; 90 s were seen to be enough on two busy cores.
-        wait_until(self._answers, process=self.process, log=log, seconds=120)
+        wait_until(self._answers, process=self.process, log=log, seconds=300)
 
     def stop(self) -> None:
         """SIGTERM, and wait."""

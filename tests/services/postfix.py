@@ -180,12 +180,12 @@ class Postfix:
         """Change main.cf of the running server; holds for connections opened from now on."""
         self.extra.update(extra)
         # A mail that reaches the queue while its manager is reloaded lies there until the next scan, in five minutes.
-        wait_until(self.host.queue_is_empty, log=self.log_file, seconds=10)
+        wait_until(self.host.queue_is_empty, log=self.log_file, seconds=60)
         self._write_config("main.cf", self._main())
         outdated = self.host.resting(self.log())
         self._reload()
         # The line comes first; then the processes that rest are told to end. Until then they take connections.
-        wait_until(lambda: not outdated & self.host.resting(self.log()), log=self.log_file, seconds=10)
+        wait_until(lambda: not outdated & self.host.resting(self.log()), log=self.log_file, seconds=60)
 
     def _reload(self) -> None:
         """Have it read its files, and wait until it says that it does.
@@ -202,7 +202,7 @@ class Postfix:
                 self.host.reload()
             return self.log().count("reload -- version") > before
 
-        wait_until(reloaded, log=self.log_file, seconds=10)
+        wait_until(reloaded, log=self.log_file, seconds=60)
 
     # Refusals
 
@@ -245,7 +245,7 @@ class Postfix:
         """The mails delivered to one recipient."""
         return [mail for mail in self.mails() if mail["Delivered-To"] == recipient]
 
-    def wait_for(self, count: int, timeout: float = 10.0, *, recipient: str | None = None) -> list[EmailMessage]:
+    def wait_for(self, count: int, timeout: float = 60.0, *, recipient: str | None = None) -> list[EmailMessage]:
         """Wait until at least so many mails are there (for one recipient); raises `TimeoutError` with the log."""
         found: Callable[[], list[EmailMessage]] = self.mails if recipient is None else lambda: self.to(recipient)
         deadline = time.monotonic() + timeout

@@ -133,6 +133,8 @@ class Native:
 
     def start(self) -> None:
         """Make the cluster unless it is there, and start it in the foreground."""
+        if self.process and self.process.alive():
+            return  # slow to answer, not gone: a second one on its folder would end, and be what is killed and frozen
         packages.install(PROGRAMS, PACKAGES)
         if not (self.folder / "data").exists():
             self._initialise()

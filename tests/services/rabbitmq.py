@@ -146,7 +146,7 @@ class Broker:
             },
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=20) as reply:
+        with opener.open(request, timeout=60) as reply:
             content = reply.read()
         return json.loads(content) if content else None
 
@@ -172,6 +172,8 @@ class Native:
 
     def start(self) -> None:
         """Start epmd, in the foreground so that it ends with us, and then the broker."""
+        if self.process and self.process.alive():
+            return  # slow to answer, not gone: a second one on its folder would end, and be what is killed and frozen
         self.installation.provide()
         self._configure()
         if not (self.epmd and self.epmd.alive()):

@@ -33,7 +33,7 @@ class SmtpSink:
         self.folder.chmod(0o777)  # it gives up root before it writes
         log = self.folder / "console.log"
         self.process = spawn(session, self._command(), log=log, cwd=self.folder)
-        wait_until(lambda: listens(self.port), process=self.process, log=log, seconds=10)
+        wait_until(lambda: listens(self.port), process=self.process, log=log, seconds=60)
         return self
 
     def __exit__(self, *_: object) -> None:

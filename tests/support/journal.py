@@ -18,7 +18,7 @@ def play(name: str, folder: Path, *numbers: int) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
         stdin=subprocess.DEVNULL,
         cwd=Path(__file__).resolve().parents[2],
     )

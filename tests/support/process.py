@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
-PATIENCE_S = 40.0
+PATIENCE_S = 120.0
 
 
 class Postbote:

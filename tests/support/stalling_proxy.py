@@ -13,7 +13,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 _CHUNK = 65536
-_START_S = 5.0
+_START_S = 30.0
 
 
 class StallingProxy:

