@@ -17,7 +17,7 @@ from worker.audit.claims import OpenSearchClaims
 from worker.audit.opensearch import OpenSearchAudit
 from worker.audit.outbox import DurableAudit
 from worker.configs import Check, Gauges
-from worker.delivery.breakers import Breakers, Change
+from worker.delivery.breakers import BreakerKey, Breakers, Change
 from worker.delivery.claims import Claims, Unclaimed
 from worker.delivery.course import tell_nobody
 from worker.delivery.ports import AuditLookup, AuditSink, Incoming, Settlement
@@ -72,6 +72,7 @@ class _Parts:
     journal: Journal
     audit: DurableAudit
     trail: Trail
+    breakers: Breakers
     stream: BreakerStream
     consumer: Consumer | None = None
 
@@ -102,6 +103,9 @@ class _Parts:
             log.info("what dead workers left is recorded", records=shipped)
         if not await self.stream.caught_up():
             log.warning("the breakers' stream could not be read: beginning without it")
+        record = self.settings.controller_record()
+        if record is not None:  # it has no versions, and a restart is how its password is changed
+            self.breakers.hasten(BreakerKey.of(record))
 
     async def _hold_while_the_journal_fails(self, consumer: Consumer) -> None:
         while True:
@@ -151,7 +155,8 @@ async def open_workshop(
         stream = BreakerStream(settings.amqp_url, publisher, breakers.apply, name=name)
         stream.start()
         stack.push_async_callback(stream.close)
-        parts = _Parts(settings, publisher, journal, audit, _open_trail(settings, journal, audit, stack), stream)
+        trail = _open_trail(settings, journal, audit, stack)
+        parts = _Parts(settings, publisher, journal, audit, trail, breakers, stream)
         # Alone, a replica goes on well: no reason to be sent nothing, but one to be seen.
         shared = ("1 while the replicas' breakers are shared", lambda: stream.missing() is None)
         gauges = {

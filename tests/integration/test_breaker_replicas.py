@@ -196,3 +196,28 @@ def test_a_wrong_password_costs_a_login_each_backoff_and_replica_and_a_new_versi
     faults = reader.wait_for(1, outcome="config_fault")
     assert {record["config"]["version"] for record in faults} == {1}
     assert len({record["recipient"] for record in accepted}) == EVENTS
+
+
+def test_a_worker_that_restarts_tries_the_environments_record_soon_however_long_it_has_been_refused(
+    site: Site, mailbox: Any
+) -> None:
+    async def refused_for_the_sixth_time() -> None:
+        last = Change(BreakerKey(Scope(), "environment", 1), State.OPEN, time.time(), 6, "credentials-refused")
+        async with replicas(site.amqp_url, 1) as (other,):
+            await other.stream._publish(ChangesMessage(changes=(published(last),)).to_json())
+
+    asyncio.run(refused_for_the_sixth_time())
+    site.env_extra |= {
+        "POSTBOTE_CONTROLLER_HOST": "localhost",
+        "POSTBOTE_CONTROLLER_PORT": str(mailbox.port_starttls),
+        "POSTBOTE_CONTROLLER_USERNAME": ACCOUNT,
+        "POSTBOTE_CONTROLLER_PASSWORD": mailbox.users[ACCOUNT],
+        "POSTBOTE_CONTROLLER_CA_FILE": str(mailbox.ca_file),
+    }
+    with site.worker() as worker:
+        worker.wait_for("consuming")
+        site.publish(make_event("back@example.com", id="first after the restart"))
+        # Ten to fifteen seconds, and the event's own rests; left alone it would be five minutes at least.
+        assert len(mailbox.wait_for(1, timeout=120)) == 1
+        (waited,) = site.reader(worker).wait_for(1, outcome="config_fault")
+        assert "credentials-refused" in waited["reason"]

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from random import random
 from typing import NamedTuple, Self
 
@@ -98,6 +97,10 @@ class _Count:
     bulk: int = 0
 
 
+_Place = tuple[Scope, _Count, Provider, _Count, bool]
+"""Where an event is counted, under its tenant and under its provider, and whether it is bulk."""
+
+
 class _Bound:
     """One cap for each key; a key with nothing under way takes no memory."""
 
@@ -167,18 +170,18 @@ class _Bound:
 class Ticket:
     """An admitted event's place, until `leave`; also a context manager that leaves at its end."""
 
-    __slots__ = ("_leave", "_left")
+    __slots__ = ("_admission", "_place")
 
-    def __init__(self, leave: Callable[[], None]) -> None:
+    def __init__(self, admission: "Admission", place: _Place) -> None:
         """Made by `Admission.try_enter`."""
-        self._leave = leave
-        self._left = False
+        self._admission = admission
+        self._place: _Place | None = place
 
     def leave(self) -> None:
         """Give the place back; a second time does nothing."""
-        if not self._left:
-            self._left = True
-            self._leave()
+        place, self._place = self._place, None
+        if place is not None:
+            self._admission.left(*place)
 
     def __enter__(self) -> Self:
         return self
@@ -228,7 +231,15 @@ class Admission:
             return Refusal(Cap.PROVIDER, provider)
         tenant = self._tenants.enter(scope, tenant, now, bulk=bulk)
         served = self._providers.enter(provider, served, now, bulk=bulk)
-        return Ticket(partial(self._left, scope, tenant, provider, served, bulk=bulk))
+        return Ticket(self, (scope, tenant, provider, served, bulk))
+
+    def left(self, scope: Scope, tenant: _Count, provider: Provider, served: _Count, bulk: bool) -> None:  # noqa: FBT001 # as `_Place` has it
+        """Take an event's place back; called by its ticket, once."""
+        now = self._clock()
+        self._tenants.leave(scope, tenant, now, bulk=bulk)
+        self._providers.leave(provider, served, now, bulk=bulk)
+        if self.on_leave is not None:
+            self.on_leave(scope, provider)
 
     def line_room(self, refusal: Refusal) -> float:
         """How many may stand in line before the cap that refused: what will have found room within a second."""
@@ -244,13 +255,6 @@ class Admission:
 
     def _bound(self, which: Cap) -> _Bound:
         return self._tenants if which is Cap.TENANT else self._providers
-
-    def _left(self, scope: Scope, tenant: _Count, provider: Provider, served: _Count, *, bulk: bool) -> None:
-        now = self._clock()
-        self._tenants.leave(scope, tenant, now, bulk=bulk)
-        self._providers.leave(provider, served, now, bulk=bulk)
-        if self.on_leave is not None:
-            self.on_leave(scope, provider)
 
 
 def hop_tier(hops: int, draw: Callable[[], float] = random) -> tuple[Tier, float]:

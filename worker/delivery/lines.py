@@ -9,6 +9,7 @@ nobody's way.
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from schemas.smtp_config import Scope
@@ -18,6 +19,7 @@ from worker.delivery.ports import Lane
 # Longer than any rest of the crowded, so that the cheap look is taken at all of them when they come back.
 _CROWDED_S = 90.0
 _LANES = tuple(Lane)
+_NO_LINES: Mapping[Lane, "deque[_Waiting]"] = {}
 
 
 class _Waiting(NamedTuple):
@@ -33,7 +35,7 @@ class Lines:
     def __init__(self, admission: Admission) -> None:
         """Take over the admission: places that are given back go to the lines first."""
         self._admission = admission
-        self._lines: dict[tuple[Key, Lane], deque[_Waiting]] = {}
+        self._lines: dict[Key, dict[Lane, deque[_Waiting]]] = {}
         self._crowded_until = 0.0
         admission.on_leave = self._left
 
@@ -47,7 +49,7 @@ class Lines:
         found = self._admission.try_enter(scope, provider, lane)
         if isinstance(found, Ticket):
             return found
-        if len(self._lines.get((found.key, lane), ())) >= self._admission.line_room(found):
+        if len(self._lines.get(found.key, _NO_LINES).get(lane, ())) >= self._admission.line_room(found):
             return self._remembered(found)
         waiting = _Waiting(scope, provider, lane, asyncio.get_running_loop().create_future())
         self._stand(found, waiting)
@@ -67,31 +69,32 @@ class Lines:
 
     def __len__(self) -> int:
         """How many wait."""
-        return sum(map(len, self._lines.values()))
+        return sum(len(line) for lines in self._lines.values() for line in lines.values())
 
     def _remembered(self, refusal: Refusal) -> Refusal:
         self._crowded_until = asyncio.get_running_loop().time() + _CROWDED_S
         return self._admission.turned_away(refusal)
 
     def _stand(self, refusal: Refusal, waiting: _Waiting) -> None:
-        place = (refusal.key, waiting.lane)
-        line = self._lines.get(place)
+        lines = self._lines.setdefault(refusal.key, {})
+        line = lines.get(waiting.lane)
         if line is None:
-            line = self._lines[place] = deque()
+            line = lines[waiting.lane] = deque()
             self._look_later(refusal, waiting.lane)
         line.append(waiting)
 
     def _left(self, scope: Scope, provider: Provider) -> None:
         if not self._lines:  # the usual case: nobody waits
             return
+        tenants, providers = self._lines.get(scope, _NO_LINES), self._lines.get(provider, _NO_LINES)
         for lane in _LANES:
-            for key in (scope, provider):
-                if self._lines.get((key, lane)):
-                    self._admit(key, lane)
+            if line := tenants.get(lane):
+                self._admit(scope, line)
+            if line := providers.get(lane):
+                self._admit(provider, line)
 
-    def _admit(self, key: Key, lane: Lane) -> None:
+    def _admit(self, key: Key, line: deque[_Waiting]) -> None:
         """Let in whoever stands first, as long as there is room."""
-        line = self._lines[key, lane]
         while line:
             first = line[0]
             if not first.answered.done():  # else its event was cancelled
@@ -109,8 +112,9 @@ class Lines:
 
     def _look(self, refusal: Refusal, lane: Lane) -> None:
         """Send away who came last of a line that moves too slowly."""
-        line = self._lines[refusal.key, lane]
-        self._admit(refusal.key, lane)
+        lines = self._lines[refusal.key]
+        line = lines[lane]
+        self._admit(refusal.key, line)
         room = self._admission.line_room(refusal)
         while len(line) > room:
             last = line.pop()
@@ -118,5 +122,7 @@ class Lines:
                 last.answered.set_result(self._remembered(refusal))
         if line:
             self._look_later(refusal, lane)
-        else:
-            del self._lines[refusal.key, lane]
+            return
+        del lines[lane]
+        if not lines:
+            del self._lines[refusal.key]

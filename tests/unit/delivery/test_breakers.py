@@ -303,6 +303,28 @@ def test_an_opening_of_an_hour_ago_is_probed_at_once_and_a_fresh_one_is_not() ->
     assert isinstance(restarted.check(KEY._replace(name="b"), T), Waits)
 
 
+def test_a_hastened_one_is_tried_after_the_shortest_backoff_and_once() -> None:
+    breakers = steady()
+    fifth = Change(KEY, State.OPEN, T, 5, "credentials-refused")
+    assert breakers.apply(fifth, T)
+    breakers.hasten(KEY)
+    assert breakers.check(KEY, T + FIRST_BACKOFF_S - 1) == Waits(T + FIRST_BACKOFF_S, "credentials-refused")
+    assert isinstance(breakers.check(KEY, T + FIRST_BACKOFF_S), Probe)
+    breakers.hasten(KEY)
+    assert isinstance(breakers.check(KEY, T + FIRST_BACKOFF_S), Waits)
+    breakers.learned(KEY, [WRONG_PASSWORD], T + FIRST_BACKOFF_S)
+    assert isinstance(breakers.check(KEY, T + 3 * FIRST_BACKOFF_S), Waits), "it goes on with the backoff that it had"
+
+
+def test_to_hasten_one_that_is_due_or_closed_changes_nothing() -> None:
+    breakers = steady()
+    breakers.hasten(KEY)
+    assert len(breakers) == 0
+    opened(breakers)
+    breakers.hasten(KEY)
+    assert breakers.check(KEY, T + FIRST_BACKOFF_S - 1) == Waits(T + FIRST_BACKOFF_S, "credentials-refused")
+
+
 CHANGES = st.builds(
     Change,
     key=st.sampled_from([KEY._replace(version=v) for v in (1, 2, 3)]),
