@@ -348,19 +348,19 @@ def _save(draft: Draft, *, as_json: bool) -> None:
     with _failing_readably():
         validated(draft)  # before anything is opened, let alone made
 
-    async def save(store: ConfigStore) -> tuple[Sequence[StoredRecord], bool, str | None]:
+    async def save(store: ConfigStore) -> tuple[Sequence[StoredRecord], bool, bool, str | None]:
         _, untold = await _changing(store, store.save(draft, command_actor()))
-        is_org = draft.scope.level is ScopeLevel.ORG
-        return await store.records(draft.scope), not is_org or await store.org_feature(draft.scope), untold
+        counts = draft.scope.level is not ScopeLevel.ORG or await store.org_feature(draft.scope)
+        return await store.records(draft.scope), counts, await store.is_stranger(draft.scope), untold
 
-    stored, counts, untold = _run(save)
+    stored, counts, stranger, untold = _run(save)
     summary = _pick(stored, draft.scope, draft.name)
     if as_json:
         _print_json(summary.to_json())
     else:
         typer.echo(f"saved {label(summary.scope, summary.name)}, version {summary.version}")
         print_warnings(summary)
-    print_notices(summary, stored[0], counts=counts)
+    print_notices(summary, stored[0], counts=counts, stranger=stranger)
     _fail_if(untold)
 
 

@@ -38,8 +38,11 @@ def print_warnings(summary: StoredRecord) -> None:
         typer.echo(f"warning: {label(summary.scope, summary.name)}: {warning}", err=True)
 
 
-def print_notices(summary: StoredRecord, default: StoredRecord, *, counts: bool) -> None:
-    """Why a record that was saved does not send, on standard error."""
+def print_notices(summary: StoredRecord, default: StoredRecord, *, counts: bool, stranger: bool) -> None:
+    """Why a record that was saved does not send, or may never be asked for, on standard error."""
+    if stranger:
+        told = f"there is no partner {summary.scope.partner}: only events that spell it so are sent by this record"
+        typer.echo(f"notice: {told} (postbote partner list)", err=True)
     if not summary.is_default:
         typer.echo(f"notice: {label(default.scope, default.name)} stays the one that sends its mail", err=True)
     if not counts:

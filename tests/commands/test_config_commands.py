@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from tests.support.databases import upgraded
 from worker import cli_config
+from worker.cli_partner import partner_app
 from worker.errors import SettingsError
 from worker.store.configs import ConfigStore
 from worker.store.secrets import SecretBox, new_key
@@ -278,6 +279,16 @@ def test_a_second_record_says_which_one_sends():
     assert "record 'first' of controller stays the one that sends" in save("--name", "second").stderr
     assert shown()["display_name"] == "first"
     assert shown("controller", "--name", "second")["is_default"] is False
+
+
+@pytest.mark.parametrize("scope", ["partner:acne", "org:acne/dev"])
+def test_where_partners_are_known_a_record_of_none_of_them_is_saved_with_a_notice(database, scope):
+    assert "there is no partner" not in save(scope=scope).stderr, "who keeps no partners is told of none"
+    made = CliRunner().invoke(partner_app, ["create", "acme"], env={"POSTBOTE_DATABASE_URL": f"sqlite:///{database}"})
+    assert made.exit_code == 0, made.output
+    assert "notice: there is no partner acne: only events that spell it so" in save(scope=scope).stderr
+    assert "there is no partner" not in save(scope=scope.replace("acne", "acme")).stderr
+    assert "there is no partner" not in save().stderr
 
 
 def test_warnings_stay_visible_on_every_command_that_shows_a_record():

@@ -33,6 +33,7 @@ from worker.store.database import Store
 from worker.store.features import org_enabled, require_org, switch_org
 from worker.store.history import Step, entries_of
 from worker.store.models import config_versions, smtp_configs
+from worker.store.models_people import partners
 from worker.store.rows import ScopeKey, Secrets, scope_of, sealed_in, to_config, to_records
 from worker.store.sealing import naming, reseal_all, tokens_of
 from worker.store.secrets import SecretBox
@@ -175,6 +176,12 @@ class ConfigStore:
         """Whether the org's own records count: off until it is set; ValueError as above."""
         async with self.database.reading() as connection:
             return await org_enabled(connection, require_org(scope))
+
+    async def is_stranger(self, scope: Scope) -> bool:
+        """Whether the control plane knows partners, and the scope's is none of them."""
+        async with self.database.reading() as connection:
+            known = set((await connection.scalars(select(partners.c.name))).all())
+        return scope.partner is not None and bool(known) and scope.partner not in known
 
     async def secrets(self, scope: Scope) -> Sequence[StoredSecret]:
         """The scope's own secrets by name, without those that were given with a record."""
