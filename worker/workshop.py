@@ -7,6 +7,7 @@ journal that it leans on.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,7 +106,7 @@ class _Parts:
             log.warning("the breakers' stream could not be read: beginning without it")
         record = self.settings.controller_record()
         if record is not None:  # it has no versions, and a restart is how its password is changed
-            self.breakers.hasten(BreakerKey.of(record))
+            self.breakers.hasten(BreakerKey.of(record), time.time())
 
     async def _hold_while_the_journal_fails(self, consumer: Consumer) -> None:
         while True:

@@ -181,7 +181,7 @@ class Ticket:
         """Give the place back; a second time does nothing."""
         place, self._place = self._place, None
         if place is not None:
-            self._admission.left(*place)
+            self._admission.left(place)
 
     def __enter__(self) -> Self:
         return self
@@ -233,8 +233,9 @@ class Admission:
         served = self._providers.enter(provider, served, now, bulk=bulk)
         return Ticket(self, (scope, tenant, provider, served, bulk))
 
-    def left(self, scope: Scope, tenant: _Count, provider: Provider, served: _Count, bulk: bool) -> None:  # noqa: FBT001 # as `_Place` has it
+    def left(self, place: _Place) -> None:
         """Take an event's place back; called by its ticket, once."""
+        scope, tenant, provider, served, bulk = place
         now = self._clock()
         self._tenants.leave(scope, tenant, now, bulk=bulk)
         self._providers.leave(provider, served, now, bulk=bulk)

@@ -197,11 +197,15 @@ class Breakers:
         self._keep(change, ours=False)
         return True
 
-    def hasten(self, key: BreakerKey) -> None:
-        """Let an open one be tried after the shortest backoff: its record may have changed without a new version."""
+    def hasten(self, key: BreakerKey, now: float) -> None:
+        """Let an open one be tried soon, as its record may have changed without a new version.
+
+        Not before the shortest backoff is over, nor all replicas at once that start together: of those one finds out.
+        """
         found = self._find(key)
         if found is not None and found.last.state is State.OPEN:
-            found.until = min(found.until, found.last.at + backoff_s(1) * (1 + JITTER * self._draw()))
+            soonest = max(now, found.last.at + FIRST_BACKOFF_S)
+            found.until = min(found.until, soonest + FIRST_BACKOFF_S * JITTER * self._draw())
 
     def last(self, key: BreakerKey) -> Change | None:
         """Return the last change of this very version, None where nothing is known of any; asking changes nothing."""

@@ -307,10 +307,10 @@ def test_a_hastened_one_is_tried_after_the_shortest_backoff_and_once() -> None:
     breakers = steady()
     fifth = Change(KEY, State.OPEN, T, 5, "credentials-refused")
     assert breakers.apply(fifth, T)
-    breakers.hasten(KEY)
+    breakers.hasten(KEY, T)
     assert breakers.check(KEY, T + FIRST_BACKOFF_S - 1) == Waits(T + FIRST_BACKOFF_S, "credentials-refused")
     assert isinstance(breakers.check(KEY, T + FIRST_BACKOFF_S), Probe)
-    breakers.hasten(KEY)
+    breakers.hasten(KEY, T + FIRST_BACKOFF_S)
     assert isinstance(breakers.check(KEY, T + FIRST_BACKOFF_S), Waits)
     breakers.learned(KEY, [WRONG_PASSWORD], T + FIRST_BACKOFF_S)
     assert isinstance(breakers.check(KEY, T + 3 * FIRST_BACKOFF_S), Waits), "it goes on with the backoff that it had"
@@ -318,10 +318,10 @@ def test_a_hastened_one_is_tried_after_the_shortest_backoff_and_once() -> None:
 
 def test_to_hasten_one_that_is_due_or_closed_changes_nothing() -> None:
     breakers = steady()
-    breakers.hasten(KEY)
+    breakers.hasten(KEY, T)
     assert len(breakers) == 0
     opened(breakers)
-    breakers.hasten(KEY)
+    breakers.hasten(KEY, T)
     assert breakers.check(KEY, T + FIRST_BACKOFF_S - 1) == Waits(T + FIRST_BACKOFF_S, "credentials-refused")
 
 
@@ -399,6 +399,30 @@ def test_ten_replicas_try_a_wrong_password_about_once_a_backoff_together() -> No
     later = [t for t in tries if t >= 5]
     assert 4 <= len(later) <= 9
     assert sum(b - a < 1.0 for a, b in itertools.pairwise(later)) <= 3
+
+
+@pytest.mark.parametrize(("apart_s", "most"), [(0.0, 4), (1.0, 8)])
+def test_twenty_replicas_that_restart_do_not_try_a_wrong_password_each(apart_s, most) -> None:
+    """All at once, or one a second; they last heard of a refusal half a minute ago, and a change takes 0.2 s to the others."""
+    rng = random.Random(11)
+    said, replicas, tries = [(T, Change(KEY, State.OPEN, T - 30, 6, "credentials-refused"))], [], []
+    for step in range(10 * 60):
+        now = T + step / 10
+        while len(replicas) < 20 and now >= T + len(replicas) * apart_s:
+            replicas.append(Breakers(draw=rng.random))
+            for _, change in said:
+                replicas[-1].apply(change, now)
+            replicas[-1].hasten(KEY, now)
+        for change in [change for due, change in said if now - 0.1 < due <= now]:
+            for each in replicas:
+                each.apply(change, now)
+        for each in replicas:
+            permission = each.check(KEY, now)
+            if isinstance(permission, Probe):
+                tries.append(now)
+                refused = each.learned(KEY, [WRONG_PASSWORD], now + 0.05)
+                said += [(now + 0.2, change) for change in (permission.change, refused) if change]
+    assert 1 <= len(tries) <= most
 
 
 @pytest.mark.parametrize(("failures", "expected"), [(-5, 10), (0, 10), (1, 10), (2, 20), (6, 300), (10**9, 300)])
